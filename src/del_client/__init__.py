@@ -1,0 +1,1 @@
+"""The device: prompts in, randomised segments out, answers back."""

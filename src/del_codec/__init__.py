@@ -1,0 +1,1 @@
+"""The codec that devices and servers share: noise, packing, frames, accounting."""

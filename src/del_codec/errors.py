@@ -1,0 +1,63 @@
+"""The exceptions of DEL.
+
+DelError
+├── InvalidValue          a value that a caller gave (also a ValueError): names field, value and remedy
+│   └── FrameError        bytes of a segment that break the wire format
+├── ArtifactError         a file of a codec or a model that is damaged, missing or of a wrong kind
+├── MismatchError         two sides that were not made for each other (codec, tokenizer, model)
+├── ExhaustedError        a limit of the server is reached; try again later
+├── UnavailableError      the server can't be reached, or is going away
+├── PrivacyRefusal        the device refuses to send: what was asked exceeds what was allowed
+└── EngineError           the language model failed on this query
+
+This module knows nothing of gRPC; service.py and transport.py translate.
+"""
+
+
+class DelError(Exception):
+    """Base of every error that DEL raises on purpose. The text says what is wrong and what would be right."""
+
+
+class InvalidValue(DelError, ValueError):
+    """A value that can't be used. `field` names it as the caller knows it, `remedy` says what would do."""
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        shown = repr(value)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"{field} is {shown}: {remedy}")
+        self.field = field
+        self.value = value
+        self.remedy = remedy
+
+
+class FrameError(InvalidValue):
+    """Bytes of a segment that break the wire format."""
+
+
+class ArtifactError(DelError):
+    """A file of a codec or a model that is damaged, missing or of a wrong kind."""
+
+
+class MismatchError(DelError):
+    """Two sides that were not made for each other: another codec, tokenizer or model."""
+
+
+class ExhaustedError(DelError):
+    """A limit of the server is reached; `retry_after` says in how many seconds to try again."""
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UnavailableError(DelError):
+    """The server can't be reached, or is going away; the same bytes may be sent again."""
+
+
+class PrivacyRefusal(DelError):
+    """The device refuses to send: what was asked exceeds what its user allowed."""
+
+
+class EngineError(DelError):
+    """The language model failed on this query."""

@@ -1,0 +1,1 @@
+"""Generated from protos/del_codec/v1; do not edit."""

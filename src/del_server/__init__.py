@@ -1,0 +1,1 @@
+"""The server: segments in, embeddings through a frozen language model, tokens out."""
