@@ -66,5 +66,9 @@ class PrivateSegment:
             )
         return unpack(self.payload, self.tokens * dim, self.setting.bits).reshape(self.tokens, dim)
 
+    def latents(self, dim: int) -> npt.NDArray[np.float32]:
+        """Unbiased latents [tokens, dim] in units of the clip bound; variance (d*A^2 - |v|^2)/u a token."""
+        return self.setting.estimate(self.levels(dim))
+
 
 Segment = PublicSegment | PrivateSegment

@@ -82,6 +82,11 @@ class NoiseSetting:
         offset = (np.abs(latents.astype(np.int64)) << (GRID_BITS - 1 + 16)) // (LATENT_MAX * self.scale)
         return (GRID >> 1) + np.where(latents < 0, -offset, offset)
 
+    def estimate(self, levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Unbiased latents v^ = -A + 2*A*K/u in units of the clip bound (DEL, section 4.1), same shape as `levels`."""
+        amplitude = np.float32(self.amplitude)
+        return levels.astype(np.float32) * (2 * amplitude / np.float32(self.levels)) - amplitude
+
     def threshold_max(self, largest_latent: int = LATENT_MAX) -> int:
         """The symmetric envelope of the thresholds of a table whose |q| reaches `largest_latent`.
 
