@@ -37,17 +37,18 @@ class Measured:
 class CodecSpec:
     """The fixed facts of a codec.
 
-    dim: coordinates a token (d). vocabulary: rows of the table (V). model, model_sha256: the LLM that it was made for
-    and the SHA-256 of its input embeddings as bfloat16. tokenizer_sha256, chat_template_sha256: of tokenizer.json and
-    of the template's UTF-8 text ("" where the model has none). mu_milli_min, mu_milli_max: the range of noise that it
-    was trained for, in thousandths of mu. measured: rows of (setting, attack success, retained) by which a device
-    picks its default.
+    dim: coordinates a token (d). vocabulary: rows of the table (V). embedding_width: of the LLM (D). model,
+    model_sha256: the LLM that it was made for and the SHA-256 of its input embeddings as bfloat16. tokenizer_sha256,
+    chat_template_sha256: of tokenizer.json and of the template's UTF-8 text ("" where the model has none).
+    mu_milli_min, mu_milli_max: the range of noise that it was trained for, in thousandths of mu. measured: rows of
+    (setting, attack success, retained) by which a device picks its default.
     """
 
     model: str
     model_sha256: str
     dim: int
     vocabulary: int
+    embedding_width: int
     tokenizer_sha256: str
     chat_template_sha256: str
     mu_milli_min: int
@@ -57,6 +58,7 @@ class CodecSpec:
     def __post_init__(self) -> None:
         _check_int("dim", self.dim, 1, MAX_DIM)
         _check_int("vocabulary", self.vocabulary, 2, MAX_VOCABULARY)
+        _check_int("embedding_width", self.embedding_width, 1, 1 << 20)
         _check_int("mu_milli_min", self.mu_milli_min, 1, 10**7)
         _check_int("mu_milli_max", self.mu_milli_max, self.mu_milli_min, 10**7)
         if not isinstance(self.model, str) or not 1 <= len(self.model) <= 256:

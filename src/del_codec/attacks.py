@@ -1,0 +1,51 @@
+"""What a server can read from one token's levels alone: maximum likelihood (ML) and maximum a posteriori (MAP).
+
+The server knows the table and the noise setting, so each token's likelihood is exact:
+log P(K | w) = <K, theta_w> + u * sum_i log(1 - p_{w,i}) + const, theta = logit p, p = t / 2^32.
+Attacks that use the sentence around a token need a language model and live with the evaluation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from del_codec.noise import GRID, LATENT_MAX, NoiseSetting
+from del_codec.table import LatentTable
+
+_CHUNK = 256
+
+
+def log_odds(setting: NoiseSetting) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """theta and log(1 - p) of each of the 255 latents, both [255], index q + 127."""
+    latents = np.arange(-LATENT_MAX, LATENT_MAX + 1).astype(np.int8)
+    p = setting.thresholds(latents) / GRID
+    return np.log(p) - np.log1p(-p), np.log1p(-p)
+
+
+def token_scores(
+    table: LatentTable, levels: npt.NDArray[np.uint8], setting: NoiseSetting, prior: npt.NDArray[np.float64] | None
+) -> npt.NDArray[np.float32]:
+    """log P(K_t | w) + log prior(w) up to a constant of t, [T, V], for levels [T, d]; prior None is uniform (ML)."""
+    theta, log_complement = log_odds(setting)
+    index = table.latents.astype(np.int16) + LATENT_MAX
+    bias = setting.levels * log_complement[index].sum(axis=1)
+    if prior is not None:
+        bias = bias + np.log(prior)
+    scores: npt.NDArray[np.float32] = levels.astype(np.float32) @ theta.astype(np.float32)[index].T
+    scores += bias.astype(np.float32)
+    return scores
+
+
+def map_guess(
+    table: LatentTable, levels: npt.NDArray[np.uint8], setting: NoiseSetting, prior: npt.NDArray[np.float64] | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The likeliest token of each position [T] and its posterior probability [T], from levels [T, d]."""
+    guesses, posteriors = [], []
+    for start in range(0, len(levels), _CHUNK):
+        scores = token_scores(table, levels[start : start + _CHUNK], setting, prior)
+        best = scores.argmax(axis=1)
+        top = scores[np.arange(len(best)), best]
+        guesses.append(best.astype(np.int64))
+        posteriors.append(1 / np.exp(scores.astype(np.float64) - top[:, None]).sum(axis=1))
+    return np.concatenate(guesses), np.concatenate(posteriors)

@@ -1,0 +1,180 @@
+"""A codec's folder, and the codec as a server serves it.
+
+Folder: config.json (shapes of the decoder), device.safetensors (the device's half), decoder.safetensors,
+soft_prompt/ (a PEFT prompt-tuning adapter), tokenizer.json, chat_template.jinja, README.md (its card).
+Knows nothing of engines or gRPC. Only safetensors are read; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from del_codec.errors import ArtifactError, InvalidValue, MismatchError
+from del_codec.frame import PrivateSegment, Segment
+from del_codec.projection import ProjectionConfig, build_decoder
+from del_codec.shipped import CHAT_TEMPLATE_FILE, DEVICE_FILE, TOKENIZER_FILE
+from del_codec.spec import CodecSpec
+from del_codec.table import LatentTable
+from del_server.decoder import PromptDecoder
+
+CONFIG_FILE = "config.json"
+DECODER_FILE = "decoder.safetensors"
+SOFT_PROMPT_FOLDER = "soft_prompt"
+MAX_SOFT_TOKENS = 1024
+
+
+def model_sha256(model: Any) -> str:
+    """SHA-256 of a model's input embeddings as bfloat16: the same whether it was loaded in float32 or bfloat16."""
+    weight = model.get_input_embeddings().weight.detach()
+    raw = weight.to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy()
+    return hashlib.sha256(raw.tobytes()).hexdigest()
+
+
+@torch.inference_mode()
+def input_embeddings(model: Any) -> Tensor:
+    """What the model's layers read for each id, [V, D]: its embedding module's output, scaled where that scales."""
+    module = model.get_input_embeddings()
+    ids = torch.arange(module.weight.shape[0], device=module.weight.device)
+    table: Tensor = module(ids)
+    return table.clone()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedCodec:
+    """A live codec: the device's half as bytes, and segments to embeddings."""
+
+    table: LatentTable
+    device_bytes: bytes
+    tasks: tuple[str, ...]
+    soft_prompt: Tensor
+    _decoder: PromptDecoder
+
+    @classmethod
+    def load(cls, folder: Path, model: Any) -> ServedCodec:
+        """Read a codec's folder for a loaded model.
+
+        Raises ArtifactError for a damaged or missing file, MismatchError for the codec of another model.
+        """
+        table = LatentTable.load(folder / DEVICE_FILE)
+        spec = table.spec
+        found = model_sha256(model)
+        if spec.model_sha256 != found:
+            raise MismatchError(
+                f"codec {folder} was made for {spec.model} ({spec.model_sha256[:12]}…), but the model's embeddings "
+                f"have SHA-256 {found[:12]}…; pass the codec that was trained for this model, or train one"
+            )
+        config = _read_config(folder / CONFIG_FILE)
+        network = build_decoder(config)
+        _load_weights(network, folder / DECODER_FILE)
+        embeddings = input_embeddings(model)
+        soft = _read_soft_prompt(folder / SOFT_PROMPT_FOLDER, spec.embedding_width).to(embeddings)
+        return cls(table, (folder / DEVICE_FILE).read_bytes(), (), soft, PromptDecoder(table, network, embeddings))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the device's half, 64 hex digits."""
+        return self.table.fingerprint
+
+    @property
+    def soft_tokens(self) -> int:
+        """Length of the soft prompt."""
+        return len(self.soft_prompt)
+
+    def embed(self, segments: Sequence[Segment]) -> Tensor:
+        """Embeddings [P + T, D] of a prompt, with the soft prompt's P rows in front if a segment is private.
+
+        Raises FrameError or InvalidValue for a segment that can't be read.
+        """
+        if not segments:
+            raise InvalidValue("segments", segments, "a prompt has at least one token")
+        decoded = self._decoder(segments)
+        if not any(isinstance(segment, PrivateSegment) for segment in segments):
+            return decoded
+        return torch.cat([self.soft_prompt, decoded])
+
+
+def save_codec(
+    folder: Path,
+    spec: CodecSpec,
+    latents: npt.NDArray[np.int8],
+    unigram_counts: npt.NDArray[np.uint32],
+    config: ProjectionConfig,
+    decoder: dict[str, Tensor],
+    soft_prompt: Tensor,
+    tokenizer: bytes,
+    chat_template: str,
+) -> None:
+    """Write a codec's folder; weights of the decoder and the soft prompt as float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / DEVICE_FILE).write_bytes(LatentTable.to_bytes(spec, latents, unigram_counts))
+    (folder / CONFIG_FILE).write_text(json.dumps({"projection": asdict(config)}, indent=2) + "\n")
+    half = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in decoder.items()}
+    safetensors.torch.save_file(half, folder / DECODER_FILE)
+    _write_soft_prompt(folder / SOFT_PROMPT_FOLDER, soft_prompt, spec.model)
+    (folder / TOKENIZER_FILE).write_bytes(tokenizer)
+    if chat_template:
+        (folder / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8", newline="")
+
+
+def _read_config(path: Path) -> ProjectionConfig:
+    try:
+        return ProjectionConfig(**json.loads(path.read_text())["projection"])
+    except OSError as error:
+        raise ArtifactError(f"{path} can't be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{path} is not a codec's configuration: {error}") from None
+
+
+def _load_weights(network: torch.nn.Module, path: Path) -> None:
+    try:
+        tensors = safetensors.torch.load_file(path)
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{path} does not hold the decoder that {CONFIG_FILE} names: {error}") from None
+
+
+def _read_soft_prompt(folder: Path, width: int) -> Tensor:
+    """[P, D] float32 of a PEFT prompt-tuning adapter."""
+    weights = folder / "adapter_model.safetensors"
+    try:
+        kind = json.loads((folder / "adapter_config.json").read_text()).get("peft_type")
+        if kind != "PROMPT_TUNING":
+            raise ArtifactError(f"{folder} holds a PEFT adapter of type {kind}: expected PROMPT_TUNING")
+        soft = safetensors.torch.load_file(weights)["prompt_embeddings"].float()
+    except OSError as error:
+        others = sorted(path.name for path in folder.glob("adapter_model.*"))
+        hint = f"; found {others}, but only safetensors are read" if others else ""
+        raise ArtifactError(f"{weights} can't be read: {error.strerror}{hint}") from None
+    except (ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{folder} is not a PEFT prompt-tuning adapter: {error}") from None
+    if soft.ndim != 2 or soft.shape[1] != width or len(soft) > MAX_SOFT_TOKENS or not bool(soft.isfinite().all()):
+        raise ArtifactError(f"{weights} holds a prompt of shape {list(soft.shape)}: expected finite [P, {width}]")
+    return soft
+
+
+def _write_soft_prompt(folder: Path, soft_prompt: Tensor, model: str) -> None:
+    from peft import PromptTuningConfig, TaskType
+
+    config = PromptTuningConfig(
+        task_type=TaskType.CAUSAL_LM,
+        num_virtual_tokens=len(soft_prompt),
+        token_dim=soft_prompt.shape[1],
+        num_transformer_submodules=1,
+        base_model_name_or_path=model,
+        inference_mode=True,
+    )
+    config.save_pretrained(str(folder))
+    tensors = {"prompt_embeddings": soft_prompt.detach().to("cpu", torch.float16).contiguous()}
+    safetensors.torch.save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,84 @@
+"""PromptDecoder: segments to prompt embeddings, on the server. Knows nothing of files, engines or gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from del_codec.attacks import log_odds
+from del_codec.errors import InvalidValue
+from del_codec.frame import PrivateSegment, PublicSegment, Segment
+from del_codec.noise import LATENT_MAX, NoiseSetting
+from del_codec.projection import ContextDecoder, LinearDecoder, NoisyPrompt, noise_features, posterior_mean
+from del_codec.table import LatentTable
+
+_CHUNK = 256
+
+
+class PromptDecoder:
+    """Decodes the private segments of one prompt together; embeddings of public ids are the model's own.
+
+    embeddings: the LLM's input embeddings as its layers read them, [V, D]; the decoder computes in float32 on their
+    device and returns their dtype.
+    """
+
+    def __init__(self, table: LatentTable, decoder: LinearDecoder | ContextDecoder, embeddings: Tensor) -> None:
+        self.table = table
+        self._embeddings = embeddings
+        self._device = embeddings.device
+        self._network = decoder.to(self._device, torch.float32).eval()
+        self._latents = torch.from_numpy(table.latents.astype(np.int32) + LATENT_MAX).to(self._device)
+        self._log_prior = torch.from_numpy(np.log(table.prior)).to(self._device, torch.float32)
+        # A device keeps to a few settings; each costs V * d floats here.
+        self._likelihood = lru_cache(maxsize=8)(self._build_likelihood)
+
+    @torch.inference_mode()
+    def __call__(self, segments: Sequence[Segment]) -> Tensor:
+        """Embeddings [T, D] of all positions, in order.
+
+        Raises FrameError for a payload that is not canonical, InvalidValue for an id outside of the vocabulary.
+        """
+        parts = [
+            self._noisy(segment) if isinstance(segment, PrivateSegment) else self._clear(segment)
+            for segment in segments
+        ]
+        latents, mean, noise = (torch.cat(column).unsqueeze(0) for column in zip(*parts, strict=True))
+        private = torch.cat([torch.full((s.tokens,), isinstance(s, PrivateSegment)) for s in segments])
+        private = private.unsqueeze(0).to(self._device)
+        prompt = NoisyPrompt(latents, mean, noise, private, torch.ones_like(private))
+        decoded = self._network(prompt) if bool(private.any()) else mean
+        return torch.where(private.unsqueeze(-1), decoded, mean)[0].to(self._embeddings.dtype)
+
+    def _noisy(self, segment: PrivateSegment) -> tuple[Tensor, Tensor, Tensor]:
+        setting, spec = segment.setting, self.table.spec
+        levels = segment.levels(spec.dim)
+        latents = torch.from_numpy(setting.estimate(levels)).to(self._device)
+        features = noise_features(torch.tensor(setting.amplitude), torch.tensor(float(setting.levels)))
+        noise = features.to(self._device, torch.float32).expand(segment.tokens, -1)
+        if isinstance(self._network, LinearDecoder):
+            mean = torch.zeros(segment.tokens, spec.embedding_width, device=self._device)
+        else:
+            counts = torch.from_numpy(levels).to(self._device, torch.float32)
+            theta, bias = self._likelihood(setting)
+            chunks = [posterior_mean(chunk, theta, bias, self._embeddings) for chunk in torch.split(counts, _CHUNK)]
+            mean = torch.cat(chunks).float()
+        return latents, mean, noise
+
+    def _clear(self, segment: PublicSegment) -> tuple[Tensor, Tensor, Tensor]:
+        ids = torch.tensor(segment.token_ids, dtype=torch.long)
+        if int(ids.min()) < 0 or int(ids.max()) >= len(self._embeddings):
+            raise InvalidValue("token_ids", int(ids.max()), f"the model knows ids 0 to {len(self._embeddings) - 1}")
+        mean = self._embeddings[ids.to(self._device)].float()
+        zeros = torch.zeros(segment.tokens, self.table.spec.dim, device=self._device)
+        noise = noise_features(torch.ones(1), torch.ones(1)).new_zeros(segment.tokens, 3).to(self._device)
+        return zeros, mean, noise
+
+    def _build_likelihood(self, setting: NoiseSetting) -> tuple[Tensor, Tensor]:
+        """theta [V, d] and bias [V] of the exact posterior at one setting."""
+        theta, log_complement = (torch.from_numpy(a).to(self._device, torch.float32) for a in log_odds(setting))
+        bias = setting.levels * log_complement[self._latents].sum(dim=1) + self._log_prior
+        return theta[self._latents], bias
