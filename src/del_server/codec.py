@@ -32,6 +32,7 @@ from del_server.decoder import PromptDecoder
 CONFIG_FILE = "config.json"
 DECODER_FILE = "decoder.safetensors"
 SOFT_PROMPT_FOLDER = "soft_prompt"
+REFERENCES_FILE = "references.safetensors"
 MAX_SOFT_TOKENS = 1024
 
 
@@ -42,7 +43,7 @@ def model_sha256(model: Any) -> str:
     return hashlib.sha256(raw.tobytes()).hexdigest()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def input_embeddings(model: Any) -> Tensor:
     """What the model's layers read for each id, [V, D]: its embedding module's output, scaled where that scales."""
     module = model.get_input_embeddings()

@@ -1,0 +1,143 @@
+"""`del-server train`: from a model and text to a codec's folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from del_codec.errors import InvalidValue
+from del_server.models import load_model, resolve
+from del_server.training import recipe as recipes
+from del_server.training.self_text import SelfText, sample
+from del_server.training.text import read_texts, tokenize
+from del_server.training.train import Subject, Trainer, TrainingOptions
+
+SELF_TEXT_FILE = "self_text.safetensors"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+RUN_FILE = "run.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `del-server train`."""
+    defaults = TrainingOptions()
+    parser.add_argument("--model", default="smollm2", help="smollm2, a folder or a Hugging Face id (default: smollm2)")
+    parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE", help=".txt or .jsonl, also .xz")
+    parser.add_argument("--self-text", type=int, default=0, metavar="N", help="add N samples of the model's own")
+    parser.add_argument("--self-text-file", type=Path, metavar="FILE", help="samples that an earlier run drew")
+    parser.add_argument("--self-text-batch", type=int, default=256, help="samples at once (default: %(default)s)")
+    parser.add_argument("--users", type=Path, nargs="+", default=[], metavar="FILE", help="users' words to be answered")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the new codec")
+    parser.add_argument("--recipe", default="joint", help=f"{', '.join(recipes.names())}, or a .json file")
+    parser.add_argument("--dim", type=int, default=defaults.dim, help="coordinates a token (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=defaults.steps, help="(default: %(default)s)")
+    parser.add_argument("--reference-steps", type=int, default=defaults.reference_steps, help="(default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=defaults.batch, help="sequences a step (default: %(default)s)")
+    parser.add_argument("--mu", default="1:60", metavar="LO:HI", help="range of noise (default: %(default)s)")
+    parser.add_argument("--chat-share", type=float, default=defaults.chat_share, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
+    parser.add_argument("--dtype", default="auto", help="of the model: auto, float32, bfloat16")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train and write the folder. Raises DelError with what to do about it."""
+    recipe = recipes.load(arguments.recipe)
+    low, high = parse_range(arguments.mu)
+    options = TrainingOptions(
+        dim=arguments.dim,
+        steps=_at_least("steps", arguments.steps, 1),
+        reference_steps=_at_least("reference-steps", arguments.reference_steps, 1),
+        batch=_at_least("batch", arguments.batch, 1),
+        mu_low=low,
+        mu_high=high,
+        chat_share=arguments.chat_share,
+        seed=arguments.seed,
+    )
+    _claim_folder(arguments.out, arguments.resume)
+    model = load_model(arguments.model, arguments.dtype, arguments.device)
+    tokenizer = hub_tokenizer(arguments.model)
+    own = _self_text(arguments, model, tokenizer)
+    texts = [text for path in arguments.text for text in read_texts(path)]
+    separator = int(tokenizer.convert_tokens_to_ids(tokenizer.unk_token or tokenizer.eos_token))
+    stream = np.concatenate([tokenize(tokenizer, texts, separator), *own.documents])
+    subject = Subject(
+        name=arguments.model,
+        model=model,
+        tokenizer_file=tokenizer_file(tokenizer),
+        chat_template=tokenizer.chat_template or "",
+    )
+    trainer = Trainer(subject, recipe, options, stream, own.turns)
+    losses = trainer.run(arguments.out / CHECKPOINT_FILE)
+    trainer.save(arguments.out)
+    facts = {
+        "model": arguments.model,
+        "recipe": asdict(recipe),
+        "options": asdict(options),
+        "text_files": [path.name for path in arguments.text],
+        "text_tokens": len(stream),
+        "own_documents": len(own.documents),
+        "own_turns": len(own.turns),
+        "final_losses": losses,
+    }
+    (arguments.out / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    (arguments.out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    print(f"codec written to {arguments.out}; now: del-server evaluate --codec {arguments.out} --text FILE...")
+
+
+def parse_range(text: str) -> tuple[float, float]:
+    """LO:HI of --mu. Raises InvalidValue."""
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise InvalidValue("mu", text, "use LO:HI, say 1:60") from None
+    return low, high
+
+
+def hub_tokenizer(model: str) -> Any:
+    """The transformers tokenizer of a model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve(model))
+
+
+def tokenizer_file(tokenizer: Any) -> bytes:
+    """tokenizer.json as the model's folder has it, or as the fast tokenizer writes it."""
+    path = Path(tokenizer.name_or_path) / "tokenizer.json"
+    if path.is_file():
+        return path.read_bytes()
+    return str(tokenizer.backend_tokenizer.to_str()).encode()
+
+
+def _self_text(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> SelfText:
+    kept = arguments.self_text_file or arguments.out / SELF_TEXT_FILE
+    if kept.is_file():
+        return SelfText.load(kept)
+    if not arguments.self_text:
+        return SelfText([], [])
+    users = [text for path in arguments.users for text in read_texts(path)]
+    size = _at_least("self-text-batch", arguments.self_text_batch, 1)
+    own = sample(model, tokenizer, arguments.self_text, seed=arguments.seed, batch_size=size, user_texts=users)
+    own.save(arguments.out / SELF_TEXT_FILE)
+    return own
+
+
+def _claim_folder(out: Path, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise InvalidValue("out", str(out), "is a file; name a folder")
+    checkpoint = out / CHECKPOINT_FILE
+    if out.is_dir() and any(out.iterdir()) and not resume:
+        what = "holds a stopped run: add --resume, or" if checkpoint.exists() else "is not empty:"
+        raise InvalidValue("out", str(out), f"{what} name another folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _at_least(field: str, value: int, least: int) -> int:
+    if value < least:
+        raise InvalidValue(field, value, f"use at least {least}")
+    return value

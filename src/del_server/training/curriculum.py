@@ -1,0 +1,95 @@
+"""Curriculum: which text, which noise and which spans the training sees at each step.
+
+Everything is drawn from (seed, stage, step), so that a resumed run goes on exactly where it stopped.
+Training's randomness protects nobody's words; it is numpy's and torch's, not the operating system's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from del_codec.errors import InvalidValue
+from del_server.training.learner import Dial
+from del_server.training.text import Batch, ChatSample, Ids, chat_batch, text_batch
+
+DIALS_PER_BATCH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One step: a batch, its noise settings, and which of them each position is sent at ([B, T])."""
+
+    batch: Batch
+    dials: list[Dial]
+    dial_of: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """stream: ids of plain text; turns: chat turns; batch: sequences a step; mu_low, mu_high: the range of noise.
+
+    The prompt's length is drawn from 16 to `prompt` tokens, so that short prompts are learned too.
+    """
+
+    stream: Ids
+    turns: Sequence[ChatSample]
+    batch: int
+    prompt: int
+    continuation: int
+    dim: int
+    mu_low: float
+    mu_high: float
+    chat_share: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mu_low <= self.mu_high < 1e4:
+            raise InvalidValue("mu", (self.mu_low, self.mu_high), "use LO:HI with 0 < LO <= HI < 10000")
+        if self.batch < 1 or self.prompt < 16 or self.continuation < 1:
+            raise InvalidValue(
+                "batch, prompt", (self.batch, self.prompt), "use a batch of 1 and a prompt of 16 or more"
+            )
+        if not len(self.stream) and not self.turns:
+            raise InvalidValue("text", "nothing", "give text files or samples of the model's own")
+
+    def lesson(self, stage: int, step: int) -> Lesson:
+        """The lesson of a step."""
+        rng = np.random.default_rng([self.seed, stage, step])
+        chat = bool(self.turns) and (not len(self.stream) or rng.random() < self.chat_share)
+        if chat:
+            batch = chat_batch(self.turns, rng, self.batch, self.continuation)
+        else:
+            length = int(rng.integers(16, self.prompt + 1))
+            batch = text_batch(self.stream, rng, self.batch, length, self.continuation)
+            batch = _with_public_spans(batch, rng)
+        return Lesson(batch, self._dials(rng), _segments(batch.prompt.shape, rng))
+
+    def _dials(self, rng: np.random.Generator) -> list[Dial]:
+        """mu is uniform in its square root (weak noise teaches more, strong noise matters more); half are at 1 bit."""
+        roots = rng.uniform(self.mu_low**0.5, self.mu_high**0.5, DIALS_PER_BATCH)
+        bits = np.where(rng.random(DIALS_PER_BATCH) < 0.5, 1, rng.integers(2, 9, DIALS_PER_BATCH))
+        return [Dial.from_mu(float(root**2), self.dim, int(n)) for root, n in zip(roots, bits, strict=True)]
+
+
+def _with_public_spans(batch: Batch, rng: np.random.Generator) -> Batch:
+    """One sequence in eight has a span of its prompt in the clear, as templates and placeholders are."""
+    count, length = batch.prompt.shape
+    start = rng.integers(0, length, count)
+    end = start + rng.integers(1, max(2, length // 4), count)
+    place = np.arange(length)
+    public = (place >= start[:, None]) & (place < end[:, None]) & (rng.random(count) < 0.125)[:, None]
+    return Batch(batch.prompt, batch.private & ~public, batch.present, batch.target, batch.scored)
+
+
+def _segments(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Dial of each position [B, T]: one a sequence, or (one sequence in four) another one from some place on."""
+    count, length = shape
+    place = np.arange(length)[None, :]
+    border = rng.integers(0, length, (count, 1)) + length * (rng.random((count, 1)) >= 0.25)
+    dials = rng.integers(0, DIALS_PER_BATCH, (2, count, 1), dtype=np.int64)
+    segments: npt.NDArray[np.int64] = np.where(place < border, dials[:1], dials[1:])[0]
+    return segments

@@ -1,0 +1,102 @@
+"""Learner: encoder, decoder and soft prompt as they learn, through the noise that a device will add.
+
+The levels are real binomial draws; the gradient goes straight through them (dK/dp = u). Knows nothing of text or files.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from del_codec.noise import LATENT_MAX
+from del_codec.projection import (
+    NOISE_FEATURES,
+    Encoder,
+    LinearDecoder,
+    NoisyPrompt,
+    ProjectionConfig,
+    build_decoder,
+    noise_features,
+    posterior_mean,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """A noise setting in training: A/c as a float (a device's integers lie within 2^-16 of it) and levels u."""
+
+    amplitude: float
+    levels: int
+
+    @classmethod
+    def from_mu(cls, mu: float, dim: int, bits: int) -> Dial:
+        """A = sqrt(1 + 4*u*d / mu^2) in units of the clip bound."""
+        levels = (1 << bits) - 1
+        return cls(math.sqrt(1 + 4 * levels * dim / mu**2), levels)
+
+
+class Learner(nn.Module):
+    """Prompt embeddings of noised token ids, differentiable in encoder, decoder and soft prompt."""
+
+    def __init__(self, config: ProjectionConfig, embeddings: Tensor, log_prior: Tensor, soft_prompt: Tensor) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = build_decoder(config)
+        self.soft_prompt = nn.Parameter(soft_prompt.float().clone())
+        self.register_buffer("embeddings", embeddings.float(), persistent=False)
+        self.register_buffer("log_prior", log_prior.float(), persistent=False)
+        self.embeddings: Tensor
+        self.log_prior: Tensor
+
+    def prompt(self, ids: Tensor, private: Tensor, present: Tensor, dial_of: Tensor, dials: list[Dial]) -> Tensor:
+        """Embeddings [B, T, D] of ids [B, T]: private ones noised at dials[dial_of], [B, T], public ones clear."""
+        table = self.encoder(self.embeddings)
+        clear = self.embeddings[ids]
+        latents = torch.zeros(*ids.shape, self.config.dim, device=ids.device)
+        noise = torch.zeros(*ids.shape, NOISE_FEATURES, device=ids.device)
+        mean = torch.where(private.unsqueeze(-1), torch.zeros_like(clear), clear)
+        for index, dial in enumerate(dials):
+            here = private & (dial_of == index)
+            if bool(here.any()):
+                latents[here], mean_here = self._noised(table, ids[here], dial)
+                mean[here] = mean_here
+                amplitude = torch.tensor(dial.amplitude, device=ids.device)
+                noise[here] = noise_features(amplitude, torch.tensor(float(dial.levels), device=ids.device))
+        decoded = self.decoder(NoisyPrompt(latents, mean, noise, private, present))
+        return torch.where(private.unsqueeze(-1), decoded.float(), clear)
+
+    def _noised(self, table: Tensor, ids: Tensor, dial: Dial) -> tuple[Tensor, Tensor]:
+        """Unbiased latents [N, d] of one real draw, and posterior means [N, D]."""
+        p_table = 0.5 + table / (2 * dial.amplitude)
+        p = p_table[ids]
+        with torch.no_grad():
+            counts = torch.full_like(p, float(dial.levels))
+            drawn = torch.binomial(counts, p.detach()) if dial.levels > 1 else torch.bernoulli(p.detach())
+        levels = drawn + dial.levels * (p - p.detach())
+        latents = dial.amplitude * (2 * levels / dial.levels - 1)
+        if isinstance(self.decoder, LinearDecoder):
+            return latents, torch.zeros(len(ids), self.config.embedding_width, device=ids.device)
+        log_complement = torch.log1p(-p_table)
+        theta = torch.log(p_table) - log_complement
+        bias = dial.levels * log_complement.sum(dim=-1) + self.log_prior
+        weights = self.embeddings.to(torch.bfloat16) if ids.is_cuda else self.embeddings
+        mean: Tensor = posterior_mean(levels, theta, bias, weights).float()
+        return latents, mean
+
+    def noiseless(self, ids: Tensor, private: Tensor, present: Tensor) -> Tensor:
+        """Embeddings [B, T, D] of ids through encoder and linear decoder without noise: the paper's first phase."""
+        latents = self.encoder(self.embeddings[ids])
+        nothing = torch.zeros(*ids.shape, NOISE_FEATURES, device=ids.device)
+        prompt = NoisyPrompt(latents, torch.zeros_like(self.embeddings[ids]), nothing, private, present)
+        decoded: Tensor = self.decoder(prompt)
+        return torch.where(private.unsqueeze(-1), decoded.float(), self.embeddings[ids])
+
+    @torch.no_grad()
+    def baked(self) -> Tensor:
+        """The table: int8 [V, d] on the CPU."""
+        latents: Tensor = self.encoder(self.embeddings)
+        return (latents * LATENT_MAX).round().clamp(-LATENT_MAX, LATENT_MAX).to("cpu", torch.int8)

@@ -1,0 +1,157 @@
+"""The training loop: stages of AdamW steps, checkpoints that resume, and a clean stop on Ctrl-C or NaN.
+
+A stage is a set of parameters and a loss of (stage, step); this module knows nothing of what they mean.
+Checkpoints are safetensors, as everything else: nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from del_codec.errors import ArtifactError, DelError
+
+WARMUP_SHARE = 0.03
+CHECKPOINT_SECONDS = 60.0
+
+
+class TrainingStopped(DelError):
+    """Training ended early (Ctrl-C, or a loss that is not finite); the last good checkpoint is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """name: for the progress bar. groups: (parameters, peak learning rate). loss: of (stage index, step)."""
+
+    name: str
+    groups: Sequence[tuple[list[nn.Parameter], float]]
+    steps: int
+    loss: Callable[[int, int], Tensor]
+    tokens_per_step: int
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run is: stage and step to do next, and the recent loss of each finished stage."""
+
+    stage: int = 0
+    step: int = 0
+
+
+def run(stages: Sequence[Stage], module: nn.Module, checkpoint: Path | None) -> list[float]:
+    """Run all stages, from the checkpoint where there is one; returns each stage's mean loss over its last tenth.
+
+    module: what a checkpoint holds beside the optimiser. Raises TrainingStopped on Ctrl-C or a loss that is not
+    finite, ArtifactError for a checkpoint of another run.
+    """
+    progress = Progress()
+    losses: list[float] = []
+    saved = _load(checkpoint, module, progress) if checkpoint else {}
+    for index in range(progress.stage, len(stages)):
+        stage = stages[index]
+        optimiser = torch.optim.AdamW(
+            [{"params": parameters, "lr": rate} for parameters, rate in stage.groups],
+            betas=(0.9, 0.98),
+            weight_decay=0.0,
+        )
+        _restore(optimiser, saved)
+        saved = {}
+        losses.append(_run_stage(index, stage, optimiser, module, progress, checkpoint))
+        progress.stage, progress.step = index + 1, 0
+    return losses
+
+
+def _run_stage(
+    index: int,
+    stage: Stage,
+    optimiser: torch.optim.AdamW,
+    module: nn.Module,
+    progress: Progress,
+    checkpoint: Path | None,
+) -> float:
+    peaks = [group["lr"] for group in optimiser.param_groups]
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    recent: list[float] = []
+    last_save = started = time.monotonic()
+    first = progress.step
+    bar = tqdm(range(first, stage.steps), desc=stage.name, initial=first, total=stage.steps, mininterval=2.0)
+    try:
+        for step in bar:
+            progress.step = step
+            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+                group["lr"] = peak * _schedule(step, stage.steps)
+            loss = stage.loss(index, step)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            value = float(loss.detach())
+            if not math.isfinite(value) or not math.isfinite(float(norm)):
+                raise TrainingStopped(
+                    f"{stage.name}: loss {value}, gradient norm {float(norm)} at step {step}; the last good checkpoint "
+                    f"is kept: lower the learning rate, or raise LO of --mu, and start again"
+                )
+            optimiser.step()
+            recent = [*recent[-max(1, stage.steps // 10) :], value]
+            speed = (step + 1 - first) * stage.tokens_per_step / (time.monotonic() - started)
+            bar.set_postfix(loss=f"{sum(recent[-50:]) / len(recent[-50:]):.3f}", tokens_s=f"{speed:.0f}", refresh=False)
+            if checkpoint and time.monotonic() - last_save > CHECKPOINT_SECONDS:
+                progress.step = step + 1
+                _save(checkpoint, module, optimiser, progress)
+                last_save = time.monotonic()
+    except KeyboardInterrupt:
+        if checkpoint:
+            _save(checkpoint, module, optimiser, progress)
+        raise TrainingStopped(f"stopped in {stage.name} at step {progress.step}; --resume goes on from there") from None
+    return sum(recent) / max(1, len(recent))
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine to a twentieth."""
+    warmup = max(1, round(steps * WARMUP_SHARE))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def _save(path: Path, module: nn.Module, optimiser: torch.optim.AdamW, progress: Progress) -> None:
+    tensors = {f"module.{name}": tensor.contiguous() for name, tensor in module.state_dict().items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{name}": torch.as_tensor(value).contiguous() for name, value in state.items()}
+    scratch = path.with_suffix(".tmp")
+    safetensors.torch.save_file(tensors, scratch, metadata={"stage": str(progress.stage), "step": str(progress.step)})
+    os.replace(scratch, path)
+
+
+def _load(path: Path, module: nn.Module, progress: Progress) -> dict[str, Tensor]:
+    """Fill module and progress; returns the optimiser's tensors ({} where there is no checkpoint yet)."""
+    if not path.exists():
+        return {}
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        progress.stage, progress.step = int(metadata["stage"]), int(metadata["step"])
+        module.load_state_dict({n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")})
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{path} is not a checkpoint of this recipe and model: {error}") from None
+    return {n.removeprefix("optimiser."): t for n, t in tensors.items() if n.startswith("optimiser.")}
+
+
+def _restore(optimiser: torch.optim.AdamW, saved: dict[str, Tensor]) -> None:
+    if not saved:
+        return
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in saved.items():
+        number, _, key = name.partition(".")
+        states.setdefault(int(number), {})[key] = tensor
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})

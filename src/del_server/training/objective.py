@@ -1,0 +1,66 @@
+"""The frozen LLM as teacher and as judge of prompts: what continuation each prompt would be given.
+
+Knows nothing of noise, of codecs or of how the prompts were made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from del_server.codec import input_embeddings
+
+
+class Judge:
+    """Teacher-forced continuations through a frozen causal LLM."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.embeddings = input_embeddings(model)
+
+    def logits(self, soft: Tensor | None, prompt: Tensor, present: Tensor, target: Tensor) -> Tensor:
+        """Logits [B, C, V] (float32) of target ids [B, C] after [soft prompt] + prompt embeddings [B, T, D].
+
+        soft: [P, D] or None; present: [B, T] bool, False for padding.
+        """
+        batch = len(prompt)
+        parts = [prompt, self.embeddings[target]]
+        masks = [present, torch.ones_like(target, dtype=torch.bool)]
+        if soft is not None:
+            parts.insert(0, soft.expand(batch, -1, -1))
+            masks.insert(0, torch.ones(batch, len(soft), dtype=torch.bool, device=prompt.device))
+        embeds = torch.cat([part.to(self.embeddings.dtype) for part in parts], dim=1)
+        mask = torch.cat(masks, dim=1)
+        # Without padding the mask is left out, so that attention can take its causal fast path.
+        padded = not bool(present.all())
+        position = (mask.long().cumsum(dim=1) - 1).clamp_min(0) if padded else None
+        out = self.model(
+            inputs_embeds=embeds,
+            attention_mask=mask.long() if padded else None,
+            position_ids=position,
+            logits_to_keep=target.shape[1] + 1,
+            use_cache=False,
+        )
+        logits: Tensor = out.logits[:, :-1].float()
+        return logits
+
+    @torch.no_grad()
+    def teacher(self, prompt_ids: Tensor, present: Tensor, target: Tensor) -> Tensor:
+        """Log-probabilities [B, C, V] that the plain model gives the continuation of the clean prompt."""
+        return F.log_softmax(self.logits(None, self.embeddings[prompt_ids], present, target), dim=-1)
+
+
+def nll(logits: Tensor, target: Tensor, scored: Tensor) -> Tensor:
+    """Mean negative log-likelihood (nats a token) of target [B, C] where scored [B, C]."""
+    losses = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
+    return (losses * scored).sum() / scored.sum()
+
+
+def distillation(logits: Tensor, teacher: Tensor, scored: Tensor) -> Tensor:
+    """Mean KL(teacher || student) in nats a token where scored; teacher holds log-probabilities [B, C, V]."""
+    student = F.log_softmax(logits, dim=-1)
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
+    return (divergence * scored).sum() / scored.sum()

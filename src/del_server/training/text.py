@@ -1,0 +1,148 @@
+"""Text for training and evaluation: files to token ids, and batches of prompts with their continuations.
+
+A batch is a function of (seed, step) alone, so that a resumed run sees what an uninterrupted one would have seen.
+Knows nothing of noise or models.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from del_codec.errors import ArtifactError, InvalidValue
+
+Ids = npt.NDArray[np.int64]
+MAX_TEXT_BYTES = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """B prompts of equal padded length with continuations of equal length.
+
+    prompt: ids [B, T], right-aligned. private, present: [B, T] bool (an absent position is padding).
+    target: ids [B, C], the continuation. scored: [B, C] bool, which of them count.
+    """
+
+    prompt: Ids
+    private: npt.NDArray[np.bool_]
+    present: npt.NDArray[np.bool_]
+    target: Ids
+    scored: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSample:
+    """One turn: template ids before the user's words, the words, template ids after them, the answer."""
+
+    before: Ids
+    words: Ids
+    after: Ids
+    answer: Ids
+
+
+def read_texts(path: Path) -> list[str]:
+    """Documents of a file: .txt, .jsonl (field text, instruction or review) or .tsv-free text, also with .xz.
+
+    A .txt file is one document. Project Gutenberg's header and footer are stripped, WikiText's tokenised
+    spacing is undone. Raises ArtifactError for a file that can't be read.
+    """
+    try:
+        with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
+            text = file.read(MAX_TEXT_BYTES).decode("utf-8-sig")
+    except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} can't be read as UTF-8 text: {error}") from None
+    if ".jsonl" in path.suffixes:
+        return [_record_text(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if " @-@ " in text:
+        return [detokenize_wikitext(text)]
+    return [strip_gutenberg(text)]
+
+
+def _record_text(path: Path, number: int, line: str) -> str:
+    try:
+        record = json.loads(line)
+        return str(next(record[key] for key in ("text", "instruction", "review") if key in record))
+    except (ValueError, TypeError, StopIteration):
+        raise ArtifactError(f"{path} line {number} is not a JSON object with a text field") from None
+
+
+def strip_gutenberg(text: str) -> str:
+    """The book alone, without Project Gutenberg's licence; other text as it is, lines of a paragraph joined."""
+    start = re.search(r"\*\*\* ?START OF TH[^\n]*\n", text)
+    end = re.search(r"\n[^\n]*\*\*\* ?END OF TH|\nEnd of (the )?Project Gutenberg", text)
+    body = text[start.end() if start else 0 : end.start() if end else len(text)]
+    if start:
+        body = re.sub(r"(?<!\n)\r?\n(?![\r\n])", " ", body)
+    return body
+
+
+def detokenize_wikitext(text: str) -> str:
+    """WikiText's spacing undone: ` @-@ ` to `-`, ` , ` to `, `, quotes and brackets closed up; <unk> stays a word."""
+    text = re.sub(r" @([-.,])@ ", r"\1", text)
+    text = re.sub(r" ([.,;:!?%)\]])", r"\1", text)
+    text = re.sub(r"([(\[$]) ", r"\1", text)
+    text = re.sub(r" (n't|'s|'re|'ve|'ll|'d|'m)\b", r"\1", text)
+    text = re.sub(r'" ([^"\n]*?) "', r'"\1"', text)
+    return re.sub(r"^ ", "", text, flags=re.MULTILINE)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str], separator: int) -> Ids:
+    """All documents as one stream of ids, each followed by `separator`."""
+    parts: list[Ids] = []
+    for text in texts:
+        parts.append(np.asarray(tokenizer(text, add_special_tokens=False).input_ids, dtype=np.int64))
+        parts.append(np.array([separator], dtype=np.int64))
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+
+def text_batch(stream: Ids, rng: np.random.Generator, count: int, prompt: int, continuation: int) -> Batch:
+    """`count` random windows of a stream, all `prompt` ids private, the next `continuation` ids to be predicted."""
+    window = prompt + continuation
+    if len(stream) < window:
+        raise InvalidValue("text", f"{len(stream)} tokens", f"give at least {window} tokens of text")
+    starts = rng.integers(0, len(stream) - window + 1, count)
+    return _split(stream[starts[:, None] + np.arange(window)], prompt)
+
+
+def windows(stream: Ids, count: int, prompt: int, continuation: int) -> Iterator[Batch]:
+    """Up to `count` evenly spaced windows that don't overlap, in batches of 32: for evaluation."""
+    window = prompt + continuation
+    fits = len(stream) // window
+    if fits < 1:
+        raise InvalidValue("text", f"{len(stream)} tokens", f"give at least {window} tokens of text")
+    starts = np.linspace(0, len(stream) - window, min(count, fits)).astype(np.int64)
+    for begin in range(0, len(starts), 32):
+        yield _split(stream[starts[begin : begin + 32, None] + np.arange(window)], prompt)
+
+
+def _split(ids: Ids, prompt: int) -> Batch:
+    everywhere = np.ones((len(ids), prompt), dtype=np.bool_)
+    target = ids[:, prompt:]
+    return Batch(ids[:, :prompt], everywhere, everywhere, target, np.ones(target.shape, dtype=np.bool_))
+
+
+def chat_batch(samples: Sequence[ChatSample], rng: np.random.Generator, count: int, continuation: int) -> Batch:
+    """`count` random turns: template public, the user's words private, the answer to be predicted."""
+    chosen = [samples[i] for i in rng.integers(0, len(samples), count)]
+    length = max(len(s.before) + len(s.words) + len(s.after) for s in chosen)
+    prompt = np.zeros((count, length), dtype=np.int64)
+    private, present = np.zeros((2, count, length), dtype=np.bool_)
+    target = np.zeros((count, continuation), dtype=np.int64)
+    scored = np.zeros((count, continuation), dtype=np.bool_)
+    for row, sample in enumerate(chosen):
+        ids = np.concatenate([sample.before, sample.words, sample.after])
+        start = length - len(ids)
+        prompt[row, start:], present[row, start:] = ids, True
+        words = start + len(sample.before)
+        private[row, words : words + len(sample.words)] = True
+        answer = sample.answer[:continuation]
+        target[row, : len(answer)], scored[row, : len(answer)] = answer, True
+    return Batch(prompt, private, present, target, scored)
