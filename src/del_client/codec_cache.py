@@ -1,0 +1,91 @@
+"""Codec device halves on disk, by fingerprint: fetched once, checked against their SHA-256 at every load.
+
+Knows nothing of servers: it is handed the bytes as an iterator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from del_client.query import CodecOffer
+from del_codec.errors import MismatchError
+from del_codec.table import LatentTable
+
+_log = logging.getLogger(__name__)
+
+
+def default_folder() -> Path:
+    """$DEL_CACHE/codecs, or ~/.cache/del/codecs."""
+    root = os.environ.get("DEL_CACHE")
+    return (Path(root) if root else Path.home() / ".cache" / "del") / "codecs"
+
+
+class CodecCache:
+    """A folder of <fingerprint>.safetensors files. A missing or damaged file is as good as none."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or default_folder()
+
+    async def load(self, offer: CodecOffer, chunks: AsyncIterator[bytes]) -> LatentTable:
+        """The table with the offer's fingerprint: from the folder, or else from `chunks`, which is then kept.
+
+        Raises MismatchError if the chunks don't have the size and SHA-256 that were offered, ArtifactError if they
+        are not a table.
+        """
+        data = self._read(offer)
+        if data is not None:
+            return LatentTable.from_bytes(data)
+        data = await _collect(offer, chunks)
+        table = LatentTable.from_bytes(data)
+        try:
+            self._write(offer.fingerprint, data)
+        except OSError as error:
+            _log.warning("codec is not cached: %s can't be written (%s)", self.folder, error.strerror)
+        return table
+
+    def _path(self, fingerprint: str) -> Path:
+        return self.folder / f"{fingerprint}.safetensors"
+
+    def _read(self, offer: CodecOffer) -> bytes | None:
+        path = self._path(offer.fingerprint)
+        try:
+            if path.stat().st_size != offer.size:
+                return None
+            data = path.read_bytes()
+        except OSError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == offer.fingerprint else None
+
+    def _write(self, fingerprint: str, data: bytes) -> None:
+        """All or nothing, and durable: a crash leaves the old file or the new one."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(dir=self.folder, suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, self._path(fingerprint))
+        except BaseException:
+            os.unlink(name)
+            raise
+
+
+async def _collect(offer: CodecOffer, chunks: AsyncIterator[bytes]) -> bytes:
+    data = bytearray()
+    async for chunk in chunks:
+        data += chunk
+        if len(data) > offer.size:
+            break
+    found = hashlib.sha256(data).hexdigest()
+    if len(data) != offer.size or found != offer.fingerprint:
+        raise MismatchError(
+            f"the server's codec has SHA-256 {found} ({len(data)} bytes) and was announced as {offer.fingerprint} "
+            f"({offer.size} bytes): nothing was sent; try again, or use another server"
+        )
+    return bytes(data)

@@ -1,0 +1,144 @@
+"""The plain data of a query: what a client asks of a server, and what a server says of itself and answers.
+
+Knows nothing of gRPC; every value from a server is checked when it is made.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from del_codec.errors import InvalidValue, MismatchError
+from del_codec.frame import Segment
+from del_codec.table import MAX_TABLE_BYTES
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How to generate. max_new_tokens 0: the server's default; temperature 0: greedy; top_p 1, top_k 0: off."""
+
+    max_new_tokens: int = 0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_new_tokens < 1 << 32:
+            raise InvalidValue("max_new_tokens", self.max_new_tokens, "use a whole number of tokens from 1")
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise InvalidValue("temperature", self.temperature, "use 0 (greedy) or a finite number above it")
+        if not 0 < self.top_p <= 1:
+            raise InvalidValue("top_p", self.top_p, "use a number above 0, up to 1 (off)")
+        if not 0 <= self.top_k < 1 << 32:
+            raise InvalidValue("top_k", self.top_k, "use 0 (off) or a whole number of tokens")
+        if self.seed is not None and not 0 <= self.seed < 1 << 64:
+            raise InvalidValue("seed", self.seed, f"use a whole number from 0 to {(1 << 64) - 1}")
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One prompt to be answered. fingerprint: the codec's, in hex."""
+
+    fingerprint: str
+    segments: tuple[Segment, ...]
+    options: GenerationOptions
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all segments together."""
+        return sum(segment.tokens for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True)
+class CodecOffer:
+    """A codec that a server offers: its fingerprint in hex and the size of its device half in bytes."""
+
+    fingerprint: str
+    size: int
+
+    def __post_init__(self) -> None:
+        if not _FINGERPRINT.fullmatch(self.fingerprint):
+            raise MismatchError(f"the server's codec fingerprint is {self.fingerprint!r}: expected 32 bytes")
+        if not 0 < self.size <= MAX_TABLE_BYTES:
+            raise MismatchError(f"the server's codec has {self.size} bytes: a device takes 1 to {MAX_TABLE_BYTES}")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A server's bounds; 0 where it states none."""
+
+    context_tokens: int
+    prompt_tokens: int
+    new_tokens: int
+    message_bytes: int
+    segments: int
+
+    def check(self, query: Query) -> None:
+        """Raise InvalidValue for what the server would refuse, so that no private bits are spent on it."""
+        for field, value, limit in (
+            ("prompt tokens", query.prompt_tokens, self.prompt_tokens),
+            ("max_new_tokens", query.options.max_new_tokens, self.new_tokens),
+            ("tokens of prompt and answer", query.prompt_tokens + query.options.max_new_tokens, self.context_tokens),
+            ("segments", len(query.segments), self.segments),
+        ):
+            if limit and value > limit:
+                raise InvalidValue(field, value, f"this server takes at most {limit}; nothing was sent")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server serves; the first codec is its default."""
+
+    version: str
+    model: str
+    engine: str
+    codecs: tuple[CodecOffer, ...]
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """New tokens of an answer; a character that is split over tokens comes with its last one."""
+
+    token_ids: tuple[int, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a query took, as the server counts it; bytes as in Finish."""
+
+    private_tokens: int
+    public_tokens: int
+    new_tokens: int
+    payload_bytes: int
+    received_bytes: int
+    sent_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Phases in microseconds by the server's clock."""
+
+    queue_us: int
+    decode_us: int
+    prefill_us: int
+    generate_us: int
+    first_token_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of an answer. wire_bytes: serialised messages that this device sent, with gRPC's prefix of five bytes."""
+
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+    wire_bytes: int

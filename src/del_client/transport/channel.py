@@ -1,0 +1,188 @@
+"""Transport: one server over gRPC.
+
+One Generate stream, opened when first needed and again after it broke, carries all queries of a client, told apart by
+id. Errors come out as those of del_codec.errors. Knows nothing of prompts, tables, noise or what is private.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import re
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import grpc
+import grpc.aio
+
+from del_client.query import Finish, Limits, Query, ServerInfo, TokenDelta
+from del_client.transport import messages
+from del_client.transport.status import query_error, rpc_error
+from del_codec.errors import DelError, InvalidValue, UnavailableError
+from del_codec.v1 import inference_pb2 as pb
+from del_codec.v1.inference_pb2_grpc import InferenceServiceStub
+
+MAX_RECEIVED_BYTES = 4 << 20
+_UNREAD_EVENTS = 1024
+_GOODBYE_SECONDS = 1.0
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
+
+Event = TokenDelta | Finish
+
+
+class Transport:
+    """A channel to `server`, "host:port". `connect_seconds` bounds the wait for a server's first answer."""
+
+    def __init__(self, server: str, connect_seconds: float) -> None:
+        match = _ADDRESS.fullmatch(server)
+        if not match or not 0 < int(match[2]) < 1 << 16:
+            raise InvalidValue("server", server, "use HOST:PORT, as in 127.0.0.1:50051")
+        options: list[tuple[str, int]] = [("grpc.max_receive_message_length", MAX_RECEIVED_BYTES)]
+        if match[1] in ("localhost", "[::1]") or match[1].startswith("127."):
+            options.append(("grpc.enable_http_proxy", 0))
+        self._server = server
+        self._connect_seconds = connect_seconds
+        self._channel = grpc.aio.insecure_channel(server, options=options)
+        self._stub = InferenceServiceStub(self._channel)
+        self._stream: _Stream | None = None
+
+    async def close(self) -> None:
+        """End the stream and the channel."""
+        if self._stream is not None:
+            await self._stream.close()
+        await self._channel.close(grace=None)
+
+    async def server_info(self) -> ServerInfo:
+        """What the server serves. Raises UnavailableError at once where nothing answers."""
+        try:
+            response = await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=self._connect_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise rpc_error(error, self._server) from None
+        return messages.server_info(response)
+
+    async def download(self, fingerprint: str) -> AsyncIterator[bytes]:
+        """The chunks of a codec's device half."""
+        call = self._stub.DownloadCodec(pb.DownloadCodecRequest(fingerprint=bytes.fromhex(fingerprint)))
+        try:
+            async for response in call:
+                yield response.chunk
+        except grpc.aio.AioRpcError as error:
+            raise rpc_error(error, self._server) from None
+        finally:
+            call.cancel()
+
+    async def generate(self, query: Query, limits: Limits) -> AsyncGenerator[Event]:
+        """Send a query and yield its deltas and, last, its Finish. Leaving the iterator cancels the query.
+
+        Raises InvalidValue, before anything is sent, for what the limits exclude, and any error of the server's.
+        """
+        limits.check(query)
+        if self._stream is None or self._stream.failure is not None:
+            self._stream = _Stream(self._stub.Generate(), self._server)
+        stream = self._stream
+        query_id, events = stream.register()
+        wire_bytes, ended = 0, False
+        try:
+            for request in messages.requests(query_id, query, limits.message_bytes):
+                if not events.empty():
+                    break  # refused already: send no more of it
+                wire_bytes += messages.wire_size(request)
+                await stream.write(request)
+            while not ended:
+                response = await stream.next(events)
+                ended = response.WhichOneof("event") in ("finish", "error")
+                if response.HasField("error"):
+                    raise query_error(response.error)
+                if response.HasField("finish"):
+                    yield messages.finish(response.finish, wire_bytes)
+                elif response.HasField("delta"):
+                    yield messages.token_delta(response.delta)
+        finally:
+            stream.forget(query_id)
+            if not ended:
+                await stream.cancel(query_id)
+
+
+class _Stream:
+    """One Generate call: writes in turn, and a reader that hands each response to the query that it is for."""
+
+    def __init__(self, call: grpc.aio.StreamStreamCall[pb.GenerateRequest, pb.GenerateResponse], server: str) -> None:
+        self._call = call
+        self._server = server
+        self._ids = itertools.count(1)
+        self._events: dict[int, asyncio.Queue[pb.GenerateResponse | None]] = {}
+        self._writing = asyncio.Lock()
+        self.failure: DelError | None = None
+        self._reader = asyncio.create_task(self._read())
+
+    def register(self) -> tuple[int, asyncio.Queue[pb.GenerateResponse | None]]:
+        """A new query's id and the queue of its responses; a reader that lags by _UNREAD_EVENTS holds the stream up."""
+        query_id = next(self._ids)
+        self._events[query_id] = asyncio.Queue(_UNREAD_EVENTS)
+        return query_id, self._events[query_id]
+
+    def forget(self, query_id: int) -> None:
+        """Drop what still comes for a query."""
+        events = self._events.pop(query_id)
+        while not events.empty():
+            events.get_nowait()
+
+    async def write(self, request: pb.GenerateRequest) -> None:
+        """Send one message, after those that wait already."""
+        # Cancelled inside of grpc's write, a task would take the whole call down, with everyone's queries.
+        failure = await asyncio.shield(self._write(request))
+        if failure is not None:
+            raise failure
+
+    async def _write(self, request: pb.GenerateRequest) -> DelError | None:
+        async with self._writing:
+            try:
+                await self._call.write(request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.CancelledError):
+                await asyncio.wait([self._reader], timeout=_GOODBYE_SECONDS)
+                return self.failure or self._closed()
+        return None
+
+    async def next(self, events: asyncio.Queue[pb.GenerateResponse | None]) -> pb.GenerateResponse:
+        """The next response of one query. Raises the stream's error where it has ended."""
+        if self.failure is not None and events.empty():
+            raise self.failure
+        response = await events.get()
+        if response is None:
+            raise self.failure or self._closed()
+        return response
+
+    async def cancel(self, query_id: int) -> None:
+        """Tell the server to stop a query, if the stream still stands."""
+        if self.failure is None:
+            with contextlib.suppress(DelError, TimeoutError):
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await self.write(pb.GenerateRequest(query_id=query_id, cancel=pb.CancelQuery()))
+
+    async def close(self) -> None:
+        """Half-close, so that the server sees an orderly end; break off if it doesn't answer."""
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                await self._call.done_writing()
+                await asyncio.shield(self._reader)
+        self._call.cancel()
+        self._reader.cancel()  # it may wait for room in an answer that nobody reads
+        await asyncio.wait([self._reader])
+
+    def _closed(self) -> UnavailableError:
+        return UnavailableError(f"the stream to {self._server} was closed")
+
+    async def _read(self) -> None:
+        try:
+            while isinstance(response := await self._call.read(), pb.GenerateResponse):
+                events = self._events.get(response.query_id)
+                if events is not None and response.WhichOneof("event"):
+                    await events.put(response)
+            self.failure = UnavailableError(f"{self._server} closed the stream: send the prompt again")
+        except grpc.aio.AioRpcError as error:
+            self.failure = rpc_error(error, self._server)
+        except asyncio.CancelledError:
+            self.failure = self._closed()
+        for events in self._events.values():
+            if not events.full():
+                events.put_nowait(None)

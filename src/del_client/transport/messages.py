@@ -1,0 +1,145 @@
+"""Protobuf messages to and from the plain data of query.py. Part of the transport; knows nothing of streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from del_client.query import (
+    CodecOffer,
+    Finish,
+    FinishReason,
+    GenerationOptions,
+    Limits,
+    Query,
+    ServerInfo,
+    Timings,
+    TokenDelta,
+    Usage,
+)
+from del_codec.frame import PrivateSegment, PublicSegment, Segment
+from del_codec.v1 import inference_pb2 as pb
+
+GRPC_PREFIX_BYTES = 5
+DEFAULT_MESSAGE_BYTES = 1 << 20
+# Tags, lengths and the small fields around one piece, and the most that one token id takes.
+_FRAMING_BYTES = 48
+_ID_BYTES = 5
+
+_REASONS: dict[int, FinishReason] = {
+    pb.FINISH_REASON_STOP: "stop",
+    pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_CANCELLED: "cancelled",
+}
+
+
+def wire_size(message: pb.GenerateRequest) -> int:
+    """Bytes of a message with gRPC's prefix; HTTP/2 and TCP add theirs."""
+    return int(message.ByteSize()) + GRPC_PREFIX_BYTES
+
+
+def requests(query_id: int, query: Query, message_bytes: int) -> Iterator[pb.GenerateRequest]:
+    """The messages of one query, each of at most `message_bytes` (0: a default)."""
+    opening = pb.OpenQuery(
+        codec_fingerprint=bytes.fromhex(query.fingerprint),
+        prompt_tokens=query.prompt_tokens,
+        options=_options(query.options),
+    )
+    yield pb.GenerateRequest(query_id=query_id, open=opening)
+    room = max((message_bytes or DEFAULT_MESSAGE_BYTES) - _FRAMING_BYTES, 2 * _FRAMING_BYTES)
+    chunk, size = pb.SegmentChunk(), 0
+    for segment in query.segments:
+        for piece in _pieces(segment, room - _FRAMING_BYTES):
+            cost = piece.ByteSize() + _FRAMING_BYTES
+            if chunk.segments and size + cost > room:
+                yield pb.GenerateRequest(query_id=query_id, segments=chunk)
+                chunk, size = pb.SegmentChunk(), 0
+            chunk.segments.append(piece)
+            size += cost
+    if chunk.segments:
+        yield pb.GenerateRequest(query_id=query_id, segments=chunk)
+    yield pb.GenerateRequest(query_id=query_id, end=pb.EndPrompt())
+
+
+def _pieces(segment: Segment, room: int) -> Iterator[pb.Segment]:
+    """A segment in pieces of at most `room` bytes, cut between tokens."""
+    if isinstance(segment, PublicSegment):
+        step = max(room // _ID_BYTES, 1)
+        for start in range(0, segment.tokens, step):
+            yield pb.Segment(public=pb.PublicSegment(token_ids=segment.token_ids[start : start + step]))
+        return
+    for tokens, payload in _cuts(segment, room):
+        yield pb.Segment(
+            private=pb.PrivateSegment(
+                bits=segment.setting.bits, noise_scale=segment.setting.scale, tokens=tokens, payload=payload
+            )
+        )
+
+
+def _cuts(segment: PrivateSegment, room: int) -> Iterator[tuple[int, bytes]]:
+    """(tokens, payload) of each piece: whole eights of tokens, which end on a whole byte whatever a token's bits."""
+    payload = segment.payload
+    if len(payload) <= room:
+        yield segment.tokens, payload
+        return
+    eight = 8 * len(payload) // segment.tokens  # bytes of eight tokens; of fewer, at least all
+    step = max(room // eight, 1)
+    for start in range(0, segment.tokens, 8 * step):
+        at = start // 8 * eight
+        yield min(8 * step, segment.tokens - start), payload[at : at + step * eight]
+
+
+def _options(options: GenerationOptions) -> pb.GenerationOptions:
+    return pb.GenerationOptions(
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p if options.top_p < 1 else 0,
+        top_k=options.top_k,
+        seed=options.seed,
+    )
+
+
+def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
+    """Raises MismatchError for a codec that a device can't take."""
+    limits = message.limits
+    return ServerInfo(
+        version=message.server_version,
+        model=message.model,
+        engine=message.engine,
+        codecs=tuple(CodecOffer(codec.fingerprint.hex(), codec.size) for codec in message.codecs),
+        limits=Limits(
+            context_tokens=limits.context_tokens,
+            prompt_tokens=limits.prompt_tokens,
+            new_tokens=limits.new_tokens,
+            message_bytes=limits.message_bytes,
+            segments=limits.segments,
+        ),
+    )
+
+
+def token_delta(message: pb.TokenDelta) -> TokenDelta:
+    """One piece of an answer."""
+    return TokenDelta(tuple(message.token_ids), message.text)
+
+
+def finish(message: pb.FinishedQuery, wire_bytes: int) -> Finish:
+    """The end of an answer; a reason that this client doesn't know counts as "stop"."""
+    usage, timings = message.usage, message.timings
+    return Finish(
+        reason=_REASONS.get(message.reason, "stop"),
+        usage=Usage(
+            private_tokens=usage.private_tokens,
+            public_tokens=usage.public_tokens,
+            new_tokens=usage.new_tokens,
+            payload_bytes=usage.payload_bytes,
+            received_bytes=usage.received_bytes,
+            sent_bytes=usage.sent_bytes,
+        ),
+        timings=Timings(
+            queue_us=timings.queue_us,
+            decode_us=timings.decode_us,
+            prefill_us=timings.prefill_us,
+            generate_us=timings.generate_us,
+            first_token_us=timings.first_token_us,
+        ),
+        wire_bytes=wire_bytes,
+    )

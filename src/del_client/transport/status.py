@@ -1,0 +1,68 @@
+"""Errors that a server reports, as gRPC statuses or as QueryError messages, to the errors of del_codec.
+
+Part of the transport: the codes are google.rpc.Code. Knows nothing of streams.
+"""
+
+from __future__ import annotations
+
+import grpc
+import grpc.aio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from del_codec.errors import DelError, EngineError, ExhaustedError, InvalidValue, MismatchError, UnavailableError
+from del_codec.v1 import inference_pb2 as pb
+
+_MAX_TEXT = 2000
+
+
+def query_error(error: pb.QueryError) -> DelError:
+    """The error of one query."""
+    return _error(error.code, error.message or error.reason, error.field, error.retry_after_ms / 1000)
+
+
+def rpc_error(error: grpc.aio.AioRpcError, server: str) -> DelError:
+    """The error of a whole call, with what its details say of the field at fault and of when to try again."""
+    field, retry_after = _details(error)
+    text = error.details() or error.code().name
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not retry_after:
+        text = f"no server answers at {server}: start one with `del-server serve` or name another ({text})"
+    elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        text = f"no server answers at {server} in time: start one with `del-server serve` or name another"
+    return _error(error.code().value[0], text, field, retry_after)
+
+
+def _details(error: grpc.aio.AioRpcError) -> tuple[str, float]:
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type]  # all that it reads, the error has too
+    except ValueError:
+        return "", 0.0
+    field, retry_after = "", 0.0
+    for detail in status.details if status else ():
+        bad_request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+        if detail.Unpack(bad_request) and bad_request.field_violations:
+            field = bad_request.field_violations[0].field
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+    return field, retry_after
+
+
+def _error(code: int, text: str, field: str, retry_after: float) -> DelError:
+    text = text[:_MAX_TEXT]
+    if code in _values(grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
+        refused = InvalidValue(field or "request", None, text)
+        refused.args = (text,)  # the server's text names field and value already
+        return refused
+    if code in _values(grpc.StatusCode.NOT_FOUND, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED):
+        return MismatchError(text)
+    if code in _values(grpc.StatusCode.RESOURCE_EXHAUSTED):
+        return ExhaustedError(text, retry_after or 1.0)
+    if code in _values(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return UnavailableError(text)
+    if code in _values(grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
+        return EngineError(text)
+    return DelError(text)
+
+
+def _values(*codes: grpc.StatusCode) -> set[int]:
+    return {code.value[0] for code in codes}
