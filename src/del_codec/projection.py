@@ -191,11 +191,14 @@ def build_decoder(config: ProjectionConfig) -> LinearDecoder | ContextDecoder:
     return LinearDecoder(config) if config.decoder == "linear" else ContextDecoder(config)
 
 
-def posterior_mean(levels: Tensor, theta: Tensor, bias: Tensor, embeddings: Tensor) -> Tensor:
-    """E[embedding | levels] under a table and a prior, [N, D].
+def posterior(levels: Tensor, theta: Tensor, bias: Tensor) -> Tensor:
+    """P(token | levels) under a table and a prior, exact, [N, V].
 
     levels: [N, d] floats 0..u. theta: [V, d] logits of p. bias: [V], u * sum_i log(1 - p) + log prior.
-    embeddings: [V, D]. The softmax is the exact posterior over tokens, so this is the least-squares estimate.
     """
-    scores = torch.addmm(bias, levels, theta.T)
-    return torch.softmax(scores, dim=-1).to(embeddings.dtype) @ embeddings
+    return torch.softmax(torch.addmm(bias, levels, theta.T), dim=-1)
+
+
+def posterior_mean(levels: Tensor, theta: Tensor, bias: Tensor, embeddings: Tensor) -> Tensor:
+    """E[embedding | levels], [N, D], the least-squares estimate from one token alone; embeddings: [V, D]."""
+    return posterior(levels, theta, bias).to(embeddings.dtype) @ embeddings

@@ -26,7 +26,7 @@ from del_codec.errors import ArtifactError
 from del_codec.frame import PrivateSegment
 from del_codec.noise import LATENT_MAX, NoiseSetting
 from del_server.codec import REFERENCES_FILE, ServedCodec
-from del_server.training.objective import Judge
+from del_server.training.objective import Judge, token_nll
 from del_server.training.text import Batch, Ids, windows
 
 
@@ -156,7 +156,7 @@ class Evaluation:
             prompt = self.judge.embeddings.new_zeros(len(target), 0, self.judge.embeddings.shape[1])
         present = torch.ones(prompt.shape[:2], dtype=torch.bool, device=self.device)
         logits = self.judge.logits(soft, prompt, present, target)
-        losses = F.cross_entropy(logits.transpose(1, 2), target, reduction="none").mean(dim=1)
+        losses = token_nll(logits, target).mean(dim=1)
         return losses.double().cpu().numpy()
 
     @torch.inference_mode()

@@ -20,22 +20,23 @@ from del_codec.projection import (
     ProjectionConfig,
     build_decoder,
     noise_features,
-    posterior_mean,
+    posterior,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """A noise setting in training: A/c as a float (a device's integers lie within 2^-16 of it) and levels u."""
+    """A noise setting in training: A/c as a float (a device's integers lie within 2^-16 of it), levels u, and mu."""
 
     amplitude: float
     levels: int
+    mu: float
 
     @classmethod
     def from_mu(cls, mu: float, dim: int, bits: int) -> Dial:
         """A = sqrt(1 + 4*u*d / mu^2) in units of the clip bound."""
         levels = (1 << bits) - 1
-        return cls(math.sqrt(1 + 4 * levels * dim / mu**2), levels)
+        return cls(math.sqrt(1 + 4 * levels * dim / mu**2), levels, mu)
 
 
 class Learner(nn.Module):
@@ -52,25 +53,29 @@ class Learner(nn.Module):
         self.embeddings: Tensor
         self.log_prior: Tensor
 
-    def prompt(self, ids: Tensor, private: Tensor, present: Tensor, dial_of: Tensor, dials: list[Dial]) -> Tensor:
-        """Embeddings [B, T, D] of ids [B, T]: private ones noised at dials[dial_of], [B, T], public ones clear."""
+    def prompt(
+        self, ids: Tensor, private: Tensor, present: Tensor, dial_of: Tensor, dials: list[Dial]
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, T, D] of ids [B, T], private ones noised at dials[dial_of] ([B, T]), public ones clear; and
+        the chance [B, T] that a guess drawn from the exact posterior names the token (0 where public, and for a linear
+        decoder, which has no posterior)."""
         table = self.encoder(self.embeddings)
         clear = self.embeddings[ids]
         latents = torch.zeros(*ids.shape, self.config.dim, device=ids.device)
         noise = torch.zeros(*ids.shape, NOISE_FEATURES, device=ids.device)
         mean = torch.where(private.unsqueeze(-1), torch.zeros_like(clear), clear)
+        leak = torch.zeros(ids.shape, device=ids.device)
         for index, dial in enumerate(dials):
             here = private & (dial_of == index)
             if bool(here.any()):
-                latents[here], mean_here = self._noised(table, ids[here], dial)
-                mean[here] = mean_here
+                latents[here], mean[here], leak[here] = self._noised(table, ids[here], dial)
                 amplitude = torch.tensor(dial.amplitude, device=ids.device)
                 noise[here] = noise_features(amplitude, torch.tensor(float(dial.levels), device=ids.device))
         decoded = self.decoder(NoisyPrompt(latents, mean, noise, private, present))
-        return torch.where(private.unsqueeze(-1), decoded.float(), clear)
+        return torch.where(private.unsqueeze(-1), decoded.float(), clear), leak
 
-    def _noised(self, table: Tensor, ids: Tensor, dial: Dial) -> tuple[Tensor, Tensor]:
-        """Unbiased latents [N, d] of one real draw, and posterior means [N, D]."""
+    def _noised(self, table: Tensor, ids: Tensor, dial: Dial) -> tuple[Tensor, Tensor, Tensor]:
+        """Unbiased latents [N, d] of one real draw, posterior means [N, D] and posteriors of the true ids [N]."""
         p_table = 0.5 + table / (2 * dial.amplitude)
         p = p_table[ids]
         with torch.no_grad():
@@ -79,13 +84,15 @@ class Learner(nn.Module):
         levels = drawn + dial.levels * (p - p.detach())
         latents = dial.amplitude * (2 * levels / dial.levels - 1)
         if isinstance(self.decoder, LinearDecoder):
-            return latents, torch.zeros(len(ids), self.config.embedding_width, device=ids.device)
+            nothing = torch.zeros(len(ids), self.config.embedding_width, device=ids.device)
+            return latents, nothing, nothing[:, 0]
         log_complement = torch.log1p(-p_table)
         theta = torch.log(p_table) - log_complement
         bias = dial.levels * log_complement.sum(dim=-1) + self.log_prior
-        weights = self.embeddings.to(torch.bfloat16) if ids.is_cuda else self.embeddings
-        mean: Tensor = posterior_mean(levels, theta, bias, weights).float()
-        return latents, mean
+        weights = posterior(levels, theta, bias)
+        values = self.embeddings.to(torch.bfloat16) if ids.is_cuda else self.embeddings
+        mean: Tensor = (weights.to(values.dtype) @ values).float()
+        return latents, mean, weights.gather(1, ids.unsqueeze(1)).squeeze(1)
 
     def noiseless(self, ids: Tensor, private: Tensor, present: Tensor) -> Tensor:
         """Embeddings [B, T, D] of ids through encoder and linear decoder without noise: the paper's first phase."""

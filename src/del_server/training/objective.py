@@ -55,8 +55,12 @@ class Judge:
 
 def nll(logits: Tensor, target: Tensor, scored: Tensor) -> Tensor:
     """Mean negative log-likelihood (nats a token) of target [B, C] where scored [B, C]."""
-    losses = F.cross_entropy(logits.transpose(1, 2), target, reduction="none")
-    return (losses * scored).sum() / scored.sum()
+    return (token_nll(logits, target) * scored).sum() / scored.sum()
+
+
+def token_nll(logits: Tensor, target: Tensor) -> Tensor:
+    """Negative log-likelihood [B, C] in nats of target [B, C] under logits [B, C, V]."""
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
 
 
 def distillation(logits: Tensor, teacher: Tensor, scored: Tensor) -> Tensor:

@@ -33,7 +33,9 @@ class Phase:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """encoder, decoder, width, layers, norm_cap: see ProjectionConfig. kl_weight: share of the loss that distils the
-    LLM's own distribution on the continuation of the clean prompt; the rest is cross-entropy on the true text."""
+    LLM's own distribution on the continuation of the clean prompt; the rest is cross-entropy on the true text.
+    attack_weight: nats a token that the loss pays for certainty about a token, where it is sent at attack_mu or less:
+    the chance that a guess drawn from the exact posterior names it. It makes near tokens look alike at strong noise."""
 
     name: str
     encoder: Literal["linear", "tanh"]
@@ -45,8 +47,14 @@ class Recipe:
     layers: int = 2
     heads: int = 4
     norm_cap: float = 0.0
+    attack_weight: float = 0.0
+    attack_mu: float = 15.0
 
     def __post_init__(self) -> None:
+        if not self.attack_weight >= 0 or not self.attack_mu > 0:
+            raise InvalidValue(
+                "attack_weight", self.attack_weight, "use a weight of 0 or more, and an attack_mu above 0"
+            )
         if not 1 <= self.soft_tokens <= 1024:
             raise InvalidValue("soft_tokens", self.soft_tokens, "use 1 to 1024")
         if not 0 <= self.kl_weight <= 1:

@@ -60,6 +60,7 @@ class Trainer:
         self, subject: Subject, recipe: Recipe, options: TrainingOptions, stream: Ids, turns: Sequence[ChatSample]
     ) -> None:
         self.subject, self.recipe, self.options = subject, recipe, options
+        torch.set_float32_matmul_precision("high")
         self.judge = Judge(subject.model)
         embeddings = self.judge.embeddings.float()
         self.device = embeddings.device
@@ -143,8 +144,13 @@ class Trainer:
         ids, private, present = self._prompt(lesson)
         dial_of = torch.from_numpy(lesson.dial_of).to(self.device)
         torch.manual_seed((self.options.seed << 32) + (stage << 24) + step)
-        prompt = self.learner.prompt(ids, private, present, dial_of, lesson.dials)
-        return self._loss(self.learner.soft_prompt, prompt, lesson)
+        prompt, leak = self.learner.prompt(ids, private, present, dial_of, lesson.dials)
+        loss = self._loss(self.learner.soft_prompt, prompt, lesson)
+        if self.recipe.attack_weight > 0:
+            strong = torch.tensor([dial.mu <= self.recipe.attack_mu for dial in lesson.dials], device=self.device)
+            counted = private & strong[dial_of]
+            loss = loss + self.recipe.attack_weight * (leak * counted).sum() / private.sum()
+        return loss
 
     def _noiseless_loss(self, stage: int, step: int) -> Tensor:
         lesson = self.curriculum.lesson(stage, step)
