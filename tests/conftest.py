@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Before transformers is imported: tests need no network, and the hub's client would look for one.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -94,8 +97,3 @@ def tiny_codec(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         chat_template=TEMPLATE,
     )
     return folder
-
-
-def pytest_configure() -> None:
-    """Tests need no network; say so to the libraries that would look for one."""
-    os.environ["HF_HUB_OFFLINE"] = "1"

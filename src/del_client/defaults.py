@@ -13,10 +13,10 @@ DEFAULT_SERVER = "127.0.0.1:50051"
 DEFAULT_DELTA = 1e-5
 DEFAULT_BITS = 1
 MOST_RECOVERED = 250
-CEILING_MU_MILLI = 10_000
+CEILING_MU_MILLI = 12_000
 
 RULE = (
-    "one bit a coordinate, and the largest mu up to 10 at which the best attack measured with the codec recovers at "
+    "one bit a coordinate, and the largest mu up to 12 at which the best attack measured with the codec recovers at "
     "most a quarter of the tokens; else the lowest mu that the codec was trained for"
 )
 

@@ -78,10 +78,10 @@ class Curriculum:
 def _with_public_spans(batch: Batch, rng: np.random.Generator) -> Batch:
     """One sequence in eight has a span of its prompt in the clear, as templates and placeholders are."""
     count, length = batch.prompt.shape
-    start = rng.integers(0, length, count)
-    end = start + rng.integers(1, max(2, length // 4), count)
+    start = rng.integers(0, length, (count, 1))
+    end = start + rng.integers(1, max(2, length // 4), (count, 1))
     place = np.arange(length)
-    public = (place >= start[:, None]) & (place < end[:, None]) & (rng.random(count) < 0.125)[:, None]
+    public = (place >= start) & (place < end) & (rng.random((count, 1)) < 0.125)
     return Batch(batch.prompt, batch.private & ~public, batch.present, batch.target, batch.scored)
 
 

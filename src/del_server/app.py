@@ -1,0 +1,178 @@
+"""The serving process: loads model and codecs, starts engine, gRPC and metrics, and stops them in order.
+
+The one place where the parts meet. Nothing is served before a warm-up step has succeeded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from torch import Tensor
+
+from del_codec.errors import InvalidValue, MismatchError
+from del_codec.shipped import codec_folders
+from del_codec.v1 import inference_pb2_grpc
+from del_server.codec import ServedCodec
+from del_server.config import Limits, ServeConfig
+from del_server.engine.transformers import EngineConfig, TransformersEngine
+from del_server.metrics import Metrics
+from del_server.models import load_model, load_tokenizer
+from del_server.query import Admission, Backend
+from del_server.service import InferenceService
+
+SERVICE = "del_codec.v1.InferenceService"
+STREAMS = 1024
+WAITING_PER_SLOT = 8
+DECODERS = 2
+HEALTH_SECONDS = 1.0
+
+
+def serve(config: ServeConfig, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `announce` gets one line when ready.
+
+    Raises DelError if something that was asked for can't be had.
+    """
+    asyncio.run(_serve(load(config), config, announce))
+
+
+def load(config: ServeConfig) -> Backend:
+    """Model, codecs and tokenizer in memory; the engine not yet started."""
+    model = load_model(config.model, config.dtype, config.device)
+    codecs = load_codecs(config, model)
+    waiting = WAITING_PER_SLOT * config.max_concurrent
+    engine = TransformersEngine(
+        model, EngineConfig(config.context_tokens, running=config.max_concurrent, waiting=waiting)
+    )
+    soft_tokens = max((codec.soft_tokens for codec in codecs), default=0)
+    metrics, version = Metrics(), importlib.metadata.version("del-inference")
+    metrics.describe(version, config.model, engine.name)
+    return Backend(
+        version=version,
+        model=config.model,
+        engine=engine,
+        codecs=codecs,
+        embed_tokens=TokenEmbedder(model),
+        tokenizer=load_tokenizer(config.model),
+        limits=Limits.derive(engine.capacity.context_tokens, soft_tokens),
+        metrics=metrics,
+        admission=Admission(config.max_concurrent + waiting),
+        executor=ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"),
+    )
+
+
+def load_codecs(config: ServeConfig, model: Any) -> tuple[ServedCodec, ...]:
+    """The codecs that were asked for, else the shipped ones that were made for the model (maybe none).
+
+    Raises ArtifactError for a damaged codec, MismatchError for one of another model that was asked for.
+    """
+    if config.codecs:
+        return tuple(ServedCodec.load(folder, model) for folder in config.codecs)
+    found = []
+    for folder in codec_folders():
+        try:
+            found.append(ServedCodec.load(folder, model))
+        except MismatchError:
+            continue
+    return tuple(found)
+
+
+class TokenEmbedder:
+    """The model's own embeddings of token ids, as its layers read them (scaled where the model scales)."""
+
+    def __init__(self, model: Any) -> None:
+        self._module = model.get_input_embeddings()
+
+    @torch.inference_mode()
+    def __call__(self, token_ids: Sequence[int]) -> Tensor:
+        """[T, D] of ids [T]."""
+        embeddings: Tensor = self._module(torch.tensor(token_ids, device=self._module.weight.device))
+        return embeddings
+
+
+async def _serve(backend: Backend, config: ServeConfig, announce: Callable[[str], None]) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    async with running(backend, config) as port:
+        live = ", ".join(codec.fingerprint[:12] for codec in backend.codecs) or "none: public prompts only"
+        announce(f"del-server ready on {address(config.host, port)} (model {config.model}, codec {live})")
+        await stopping.wait()
+
+
+@asynccontextmanager
+async def running(backend: Backend, config: ServeConfig) -> AsyncIterator[int]:
+    """Serve while the context is open, on the port that it gives; closing it drains and stops everything."""
+    async with AsyncExitStack() as stack:
+        stack.callback(backend.executor.shutdown, wait=False, cancel_futures=True)
+        stack.push_async_callback(backend.engine.stop)
+        await backend.engine.start()
+        stack.callback(_listen_metrics(backend, config))
+        service, healthy = InferenceService(backend), health.aio.HealthServicer()  # type: ignore[attr-defined]
+        server, port = build_server(service, healthy, config, backend.limits)
+        await _tell_health(backend, healthy)
+        await server.start()
+        stack.push_async_callback(server.stop, config.drain_seconds)
+        stack.callback(service.drain)
+        stack.push_async_callback(healthy.enter_graceful_shutdown)
+        watcher = asyncio.create_task(_keep_telling_health(backend, healthy))
+        stack.callback(watcher.cancel)
+        yield port
+
+
+def build_server(
+    service: InferenceService, healthy: Any, config: ServeConfig, limits: Limits
+) -> tuple[grpc.aio.Server, int]:
+    """A server that listens, and its port. Raises InvalidValue if the port can't be had."""
+    options = [
+        # A message of up to twice the limit gets a QueryError of its own; beyond that gRPC ends the stream.
+        ("grpc.max_receive_message_length", 2 * limits.message_bytes),
+        ("grpc.so_reuseport", 0),
+    ]
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=STREAMS)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    try:
+        port = server.add_insecure_port(address(config.host, config.port))
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise InvalidValue("port", config.port, f"use a free port on {config.host}, or 0 to have one picked")
+    return server, port
+
+
+def address(host: str, port: int) -> str:
+    """HOST:PORT, with the brackets that an IPv6 host needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]:
+    engine, admission = backend.engine, backend.admission
+    backend.metrics.watch(
+        running=lambda: engine.load().running,
+        waiting=lambda: max(0, admission.taken - engine.load().running),
+        healthy=lambda: float(engine.health().ok),
+    )
+    return backend.metrics.listen(config.host, config.metrics_port) if config.metrics_port else lambda: None
+
+
+async def _keep_telling_health(backend: Backend, healthy: Any) -> None:
+    while True:
+        await asyncio.sleep(HEALTH_SECONDS)
+        await _tell_health(backend, healthy)
+
+
+async def _tell_health(backend: Backend, healthy: Any) -> None:
+    """Tell gRPC's health service what the engine says of itself."""
+    ok = backend.engine.health().ok
+    status = health_pb2.HealthCheckResponse.SERVING if ok else health_pb2.HealthCheckResponse.NOT_SERVING
+    for service in ("", SERVICE):
+        await healthy.set(service, status)

@@ -1,0 +1,61 @@
+"""The command line of the server: picks a command and prints its errors. Commands are imported when they are called.
+
+A command is a module of del_server.commands with add_arguments(parser) and run(arguments).
+Exit codes: 0 done, 2 bad input (a value, a file, a model), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from del_codec.errors import DelError
+
+COMMANDS = {
+    "serve": "answer private prompts over gRPC",
+    "train": "make a codec for a model",
+    "evaluate": "measure what a codec is worth and what it gives away",
+}
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run del-server with these arguments (default: the process's) and return its exit code."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log lines would mix with ours on stderr
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    chosen = _parser().parse_args(argv)
+    command = importlib.import_module(f"del_server.commands.{chosen.command}")
+    summary = COMMANDS[chosen.command]
+    parser = argparse.ArgumentParser(
+        prog=f"del-server {chosen.command}", description=f"{summary[0].upper()}{summary[1:]}."
+    )
+    command.add_arguments(parser)
+    try:
+        command.run(parser.parse_args(chosen.arguments))
+    except DelError as error:
+        print(f"del-server: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:10}{summary}" for name, summary in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="del-server",
+        description="The server of DEL: a language model that answers prompts it can't read word for word.",
+        epilog=f"commands:\n{listed}\n\ndel-server COMMAND --help lists a command's arguments.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's arguments")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

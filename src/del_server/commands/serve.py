@@ -1,0 +1,54 @@
+"""`del-server serve`: answers private prompts over gRPC. Imports nothing heavy until its arguments are checked."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from del_server.config import DTYPES, ServeConfig
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `del-server serve`, defaults from ServeConfig."""
+    defaults = ServeConfig()
+    add = parser.add_argument
+    add("--model", default=defaults.model, help="folder, Hugging Face id, or smollm2 (default: %(default)s)")
+    add(
+        "--codec",
+        dest="codecs",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="codec folder; repeatable, the first is the default (default: shipped codecs made for the model)",
+    )
+    add("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=defaults.port, help="0 picks a free one (default: %(default)s)")
+    add("--metrics-port", type=int, default=defaults.metrics_port, help="Prometheus endpoint (default: 0, off)")
+    add(
+        "--max-concurrent",
+        type=int,
+        default=defaults.max_concurrent,
+        metavar="N",
+        help="answers in progress at once; eight times as many may wait (default: %(default)s)",
+    )
+    add("--context", dest="context_tokens", type=int, default=0, metavar="N", help="at most (default: 0, the model's)")
+    add("--dtype", choices=DTYPES, default=defaults.dtype, help="auto: bfloat16 with CUDA, float32 without")
+    add("--device", default=defaults.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add(
+        "--drain-seconds",
+        type=float,
+        default=defaults.drain_seconds,
+        metavar="S",
+        help="how long queries may go on after SIGTERM (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Serve until told to stop. Raises DelError with what to do about it."""
+    asked = {name: getattr(arguments, name) for name in ServeConfig.__dataclass_fields__}
+    config = ServeConfig(**{**asked, "codecs": tuple(arguments.codecs)})
+    from del_server.app import serve
+
+    serve(config, announce=partial(print, flush=True))

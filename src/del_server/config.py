@@ -1,0 +1,72 @@
+"""What `del-server serve` is asked for, and the limits that follow from it. Knows nothing of torch or gRPC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from del_codec.errors import InvalidValue
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+SEGMENTS = 1 << 12
+QUERIES_PER_STREAM = 64
+MESSAGE_BYTES = 1 << 20
+DEFAULT_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """Options of `del-server serve`.
+
+    codecs: folders; empty for the shipped ones that were made for the model. port: 0 picks a free one. metrics_port:
+    0 for none. max_concurrent: answers in progress at once; eight times as many may wait. context_tokens: 0 for the
+    model's own. drain_seconds: how long queries may go on after SIGTERM.
+    """
+
+    model: str = "smollm2"
+    codecs: tuple[Path, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 50051
+    metrics_port: int = 0
+    max_concurrent: int = 8
+    context_tokens: int = 0
+    dtype: str = "auto"
+    device: str = "auto"
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("port", "metrics_port"):
+            if not 0 <= getattr(self, name) < 1 << 16:
+                raise InvalidValue(name.replace("_", "-"), getattr(self, name), "use a port from 0 to 65535")
+        if not 1 <= self.max_concurrent <= 1024:
+            raise InvalidValue("max-concurrent", self.max_concurrent, "use 1 to 1024")
+        if self.context_tokens and self.context_tokens < 16:
+            raise InvalidValue("context", self.context_tokens, "use 0 (the model's own) or at least 16 tokens")
+        if self.dtype not in DTYPES:
+            raise InvalidValue("dtype", self.dtype, f"use one of {', '.join(DTYPES)}")
+        if not 0 <= self.drain_seconds <= 86_400:
+            raise InvalidValue("drain-seconds", self.drain_seconds, "use 0 to 86400")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A server's bounds, checked before anything is allocated (see docs/wire-format.md).
+
+    context_tokens: soft prompt, prompt and answer together. default_new_tokens: where a query leaves it to the server.
+    """
+
+    context_tokens: int
+    prompt_tokens: int
+    new_tokens: int
+    default_new_tokens: int
+    queries_per_stream: int = QUERIES_PER_STREAM
+    message_bytes: int = MESSAGE_BYTES
+    segments: int = SEGMENTS
+
+    @classmethod
+    def derive(cls, context_tokens: int, soft_tokens: int) -> Limits:
+        """The limits of a context that must hold a soft prompt, a prompt and one token of the answer at least."""
+        prompt = context_tokens - soft_tokens - 1
+        if prompt < 1:
+            raise InvalidValue("context", context_tokens, f"the soft prompt alone takes {soft_tokens} tokens")
+        return cls(context_tokens, prompt, context_tokens - 1, min(DEFAULT_NEW_TOKENS, context_tokens - 1))

@@ -1,0 +1,182 @@
+"""What every engine offers: prompt embeddings and sampling parameters in, token events out.
+
+Engines know nothing of gRPC, codecs or text. All methods belong to one event loop; the model's steps run outside it.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from del_codec.errors import InvalidValue
+
+MAX_LOGPROBS = 20
+MAX_TEMPERATURE = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to choose the tokens of one answer.
+
+    max_tokens: of the whole answer, those that came before included. temperature 0 is greedy; top_p 1 and top_k 0 are
+    off. logprobs: alternatives to report at each position, None for no log-probabilities. position: tokens of the
+    answer that came before (a resumed one draws what an uninterrupted one would have drawn).
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    logprobs: int | None = None
+    ignore_eos: bool = False
+    position: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise InvalidValue("max_new_tokens", self.max_tokens, "ask for at least one token")
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:  # false for NaN too
+            raise InvalidValue("temperature", self.temperature, f"use 0 (greedy) to {MAX_TEMPERATURE:g}")
+        if not 0 < self.top_p <= 1:
+            raise InvalidValue("top_p", self.top_p, "use a share above 0 and up to 1 (off)")
+        if self.top_k < 0:
+            raise InvalidValue("top_k", self.top_k, "use 0 (off) or the number of tokens to choose from")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise InvalidValue("logprobs", self.logprobs, f"use 0 to {MAX_LOGPROBS} alternatives")
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural-log probabilities at one position under the model itself, before temperature, top-p and top-k.
+
+    chosen: of the token that was taken. top: (token id, log-probability) of the likeliest, best first.
+    """
+
+    chosen: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of the answer; an end-of-sequence token comes too, as the last."""
+
+    token_id: int
+    logprobs: Logprobs | None = None
+
+
+class Reason(enum.Enum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The last event: why, and how many seconds the prompt waited for a slot and took to prefill."""
+
+    reason: Reason
+    queue_seconds: float
+    prefill_seconds: float
+
+
+Event = Token | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What an engine takes: prompts [T, embedding_width] of `dtype` with T below context_tokens, on `device`.
+
+    context_tokens: prompt and answer together. eos_token_ids: tokens that end an answer. running, waiting: most
+    sequences in progress, and in the queue behind them.
+    """
+
+    context_tokens: int
+    embedding_width: int
+    vocabulary: int
+    eos_token_ids: frozenset[int]
+    dtype: torch.dtype
+    device: torch.device
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Sequences in progress and in the queue, now."""
+
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the engine generates: `ok` means that the model's latest step succeeded, and lately."""
+
+    ok: bool
+    detail: str
+
+
+class Generation(ABC):
+    """One answer in progress: iterate for its events, the last of which is a Finish.
+
+    Iteration raises EngineError if the model failed on this prompt, UnavailableError if the engine went away.
+    """
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Iterate over the events, once."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Free the slot within one step; the iteration ends with Reason.CANCELLED. No effect on an ended one."""
+
+
+class Engine(ABC):
+    """A language model that generates from prompt embeddings, several prompts at once."""
+
+    name: str
+    capacity: Capacity
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Return once a warm-up step has succeeded; raises EngineError if it fails."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """End all generations with UnavailableError and free the model's worker."""
+
+    @abstractmethod
+    def submit(self, prompt: Tensor, sampling: Sampling) -> Generation:
+        """Queue a prompt [T, D].
+
+        Raises InvalidValue for a prompt that the model must not see, ExhaustedError if the queue is full,
+        UnavailableError if the engine has stopped.
+        """
+
+    @abstractmethod
+    def load(self) -> Load:
+        """How busy the engine is."""
+
+    @abstractmethod
+    def health(self) -> Health:
+        """Whether the engine generates."""
+
+
+def check_prompt(prompt: Tensor, capacity: Capacity) -> None:
+    """Raise InvalidValue unless the model can take `prompt`: a wrong width or one NaN can spoil others' answers."""
+    if prompt.dtype != capacity.dtype:
+        raise InvalidValue("prompt", prompt.dtype, f"embeddings of {capacity.dtype}")
+    if prompt.ndim != 2 or prompt.shape[1] != capacity.embedding_width:
+        raise InvalidValue("prompt", list(prompt.shape), f"shape [T, {capacity.embedding_width}]")
+    if not 1 <= len(prompt) < capacity.context_tokens:
+        raise InvalidValue("prompt", f"{len(prompt)} tokens", f"send 1 to {capacity.context_tokens - 1}")
+    if not math.isfinite(float(prompt.float().abs().max())):
+        raise InvalidValue("prompt", "not finite", "every coordinate must be a finite number")

@@ -1,0 +1,157 @@
+"""Protobuf messages to and from the plain data of queries, codecs and errors. Knows nothing of streams."""
+
+from __future__ import annotations
+
+import secrets
+
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
+
+from del_codec.errors import FrameError, InvalidValue
+from del_codec.frame import PrivateSegment, PublicSegment, Segment
+from del_codec.noise import NoiseSetting
+from del_codec.v1 import inference_pb2 as pb
+from del_server.codec import ServedCodec
+from del_server.config import Limits
+from del_server.engine.base import Reason, Sampling
+from del_server.query import Backend, Delta, Opening, Query
+from del_server.status import Problem
+
+_ERROR_DOMAIN = "del_codec.v1"
+_REASONS = {
+    Reason.STOP: pb.FINISH_REASON_STOP,
+    Reason.LENGTH: pb.FINISH_REASON_LENGTH,
+    Reason.CANCELLED: pb.FINISH_REASON_CANCELLED,
+}
+
+
+def opening_from_pb(message: pb.OpenQuery, limits: Limits) -> Opening:
+    """Raises InvalidValue that names the field."""
+    if len(message.codec_fingerprint) not in (0, 32):
+        raise InvalidValue("codec_fingerprint", f"{len(message.codec_fingerprint)} bytes", "a SHA-256 has 32 bytes")
+    options = message.options
+    if options.max_new_tokens > limits.new_tokens:
+        raise InvalidValue("max_new_tokens", options.max_new_tokens, f"ask for at most {limits.new_tokens}")
+    sampling = Sampling(
+        max_tokens=options.max_new_tokens or limits.default_new_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p or 1.0,
+        top_k=options.top_k,
+        seed=options.seed if options.HasField("seed") else secrets.randbits(64),
+        logprobs=options.logprobs if options.HasField("logprobs") else None,
+        ignore_eos=options.ignore_eos,
+        position=len(message.resume_token_ids),
+    )
+    resume = tuple(message.resume_token_ids)
+    return Opening(message.codec_fingerprint.hex(), message.task, message.prompt_tokens, sampling, resume)
+
+
+def segment_from_pb(message: pb.Segment, index: int) -> Segment:
+    """Raises InvalidValue or FrameError that names the field; `index` is the segment's place in its message."""
+    try:
+        if message.HasField("private"):
+            private = message.private
+            setting = NoiseSetting(private.bits, private.noise_scale)
+            return PrivateSegment(setting, private.tokens, private.payload)
+        if message.HasField("public"):
+            return PublicSegment(tuple(message.public.token_ids))
+    except InvalidValue as error:
+        raise type(error)(f"segments[{index}].{error.field}", error.value, error.remedy) from None
+    raise FrameError(f"segments[{index}].kind", "missing", "a segment is private or public")
+
+
+def delta_to_pb(delta: Delta) -> pb.TokenDelta:
+    """The wire's form of new tokens."""
+    return pb.TokenDelta(
+        token_ids=delta.token_ids,
+        text=delta.text,
+        logprobs=[
+            pb.TokenLogprobs(
+                logprob=position.chosen,
+                top=[pb.TokenLogprob(token_id=token, logprob=value) for token, value in position.top],
+            )
+            for position in delta.logprobs
+        ],
+    )
+
+
+def finish_to_pb(query: Query, reason: Reason) -> pb.FinishedQuery:
+    """The wire's form of an answer's end; times rounded down to microseconds."""
+    return pb.FinishedQuery(
+        reason=_REASONS[reason],
+        usage=pb.Usage(
+            private_tokens=query.private_tokens,
+            public_tokens=query.public_tokens,
+            new_tokens=query.new_tokens,
+            payload_bytes=query.payload_bytes,
+            received_bytes=query.received_bytes,
+            sent_bytes=query.sent_bytes,
+        ),
+        timings=pb.Timings(
+            queue_us=int(query.timings.queue * 1e6),
+            decode_us=int(query.timings.decode * 1e6),
+            prefill_us=int(query.timings.prefill * 1e6),
+            generate_us=int(query.timings.generate * 1e6),
+            first_token_us=int(query.timings.first_token * 1e6),
+        ),
+    )
+
+
+def info_to_pb(backend: Backend) -> pb.GetServerInfoResponse:
+    """What a server serves."""
+    limits = backend.limits
+    return pb.GetServerInfoResponse(
+        server_version=backend.version,
+        model=backend.model,
+        engine=backend.engine.name,
+        codecs=[codec_to_pb(codec) for codec in backend.codecs],
+        limits=pb.Limits(
+            context_tokens=limits.context_tokens,
+            prompt_tokens=limits.prompt_tokens,
+            new_tokens=limits.new_tokens,
+            queries_per_stream=limits.queries_per_stream,
+            message_bytes=limits.message_bytes,
+            segments=limits.segments,
+        ),
+    )
+
+
+def codec_to_pb(codec: ServedCodec) -> pb.CodecInfo:
+    """What a client needs to know of a codec before it fetches it."""
+    spec = codec.table.spec
+    return pb.CodecInfo(
+        fingerprint=bytes.fromhex(codec.fingerprint),
+        size=len(codec.device_bytes),
+        dim=spec.dim,
+        vocabulary=spec.vocabulary,
+        mu_milli_min=spec.mu_milli_min,
+        mu_milli_max=spec.mu_milli_max,
+        tokenizer_sha256=bytes.fromhex(spec.tokenizer_sha256),
+        chat_template_sha256=bytes.fromhex(spec.chat_template_sha256),
+        tasks=codec.tasks,
+    )
+
+
+def problem_to_pb(problem: Problem) -> pb.QueryError:
+    """The wire's form of one query's error."""
+    return pb.QueryError(
+        code=int(problem.code),
+        reason=problem.reason,
+        message=problem.message,
+        field=problem.field,
+        retry_after_ms=int(problem.retry_seconds * 1000),
+    )
+
+
+def status_to_pb(problem: Problem) -> status_pb2.Status:
+    """A status with google.rpc's details: ErrorInfo, and BadRequest and RetryInfo where they apply."""
+    status = status_pb2.Status(code=int(problem.code), message=problem.message)
+    status.details.add().Pack(error_details_pb2.ErrorInfo(reason=problem.reason, domain=_ERROR_DOMAIN))
+    if problem.field:
+        violation = error_details_pb2.BadRequest.FieldViolation(field=problem.field, description=problem.message)
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    if problem.retry_seconds:
+        delay = Duration()
+        delay.FromMilliseconds(int(problem.retry_seconds * 1000))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status

@@ -1,0 +1,177 @@
+"""The queries of one Generate call. An error ends its query and leaves the others alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from del_codec.errors import DelError, InvalidValue
+from del_codec.v1 import inference_pb2 as pb
+from del_server.engine.base import Reason
+from del_server.query import Backend, Delta, Query
+from del_server.service.messages import delta_to_pb, finish_to_pb, opening_from_pb, problem_to_pb, segment_from_pb
+from del_server.status import Code, Draining, QueryIdInUse, TooManyQueries, UnknownQuery, problem_of
+
+logger = logging.getLogger(__name__)
+
+GRPC_PREFIX = 5
+# A client may have sent some of a prompt before it learns that its query was refused.
+REMEMBERED = 256
+Write = Callable[[pb.GenerateResponse], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """An unfinished query of a stream; `answer` once its prompt has ended."""
+
+    query: Query
+    answer: asyncio.Task[None] | None = None
+
+
+class Stream:
+    """The unfinished queries of one call, and the way of their responses; `idle` while there are none."""
+
+    def __init__(self, backend: Backend, draining: asyncio.Event, write: Write, tasks: asyncio.TaskGroup) -> None:
+        self._backend, self._draining, self._tasks = backend, draining, tasks
+        self._write, self._writing = write, asyncio.Lock()
+        self._entries: dict[int, _Entry] = {}
+        # Ids that were refused before their prompt ended: what the client had already sent of it is passed over.
+        self._refused: dict[int, None] = {}
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def read(self, requests: AsyncIterator[pb.GenerateRequest]) -> None:
+        """Take requests until the client closes its side."""
+        most = self._backend.limits.message_bytes
+        async for request in requests:
+            size = request.ByteSize()
+            self._backend.metrics.wire_bytes.labels("received").inc(size + GRPC_PREFIX)
+            try:
+                if size > most:
+                    raise InvalidValue("message", f"{size} bytes", f"cut segments so that a message has at most {most}")
+                await self._take(request, size)
+            except DelError as error:
+                await self._refuse(request.query_id, error, ended=request.HasField("end"))
+        for query_id in [query_id for query_id, entry in self._entries.items() if entry.answer is None]:
+            missing = InvalidValue("end", "missing", "end a prompt before closing the stream")
+            await self._refuse(query_id, missing, ended=True)
+
+    async def _take(self, request: pb.GenerateRequest, size: int) -> None:
+        query_id, event = request.query_id, request.WhichOneof("event")
+        if event is None:
+            if len(UnknownFieldSet(request)):
+                raise InvalidValue("event", "unknown", "this server knows open, segments, end and cancel")
+            return
+        if event == "open":
+            self._open(query_id, request.open)
+        entry = self._entries.get(query_id)
+        if entry is None:
+            self._pass_over(query_id, event)
+            return
+        entry.query.received_bytes += size + GRPC_PREFIX
+        if event == "cancel":
+            entry.query.cancel()
+            if entry.answer is None:
+                await self._finish(query_id, entry, Reason.CANCELLED)
+        elif entry.answer is not None:
+            raise InvalidValue("event", event, "the prompt has ended; only cancel may follow")
+        elif event == "segments":
+            for index, segment in enumerate(request.segments.segments):
+                entry.query.add(segment_from_pb(segment, index))
+        elif event == "end":
+            entry.query.end()
+            entry.answer = self._tasks.create_task(self._answer(query_id, entry))
+
+    def _open(self, query_id: int, message: pb.OpenQuery) -> None:
+        if query_id in self._entries:
+            raise QueryIdInUse("query_id", query_id, "use an id that no unfinished query of the stream has")
+        self._refused.pop(query_id, None)
+        if self._draining.is_set():
+            raise Draining("the server is shutting down; send the same bytes to another one")
+        most = self._backend.limits.queries_per_stream
+        if len(self._entries) >= most:
+            raise TooManyQueries(f"the stream has {most} unfinished queries; wait for one or open another stream")
+        self._entries[query_id] = _Entry(Query(opening_from_pb(message, self._backend.limits), self._backend))
+        self.idle.clear()
+
+    def _pass_over(self, query_id: int, event: str) -> None:
+        """What may come for a query that is not open: the rest of a refused prompt, and a cancel that met its end."""
+        if query_id in self._refused:
+            if event != "segments":
+                del self._refused[query_id]
+        elif event != "cancel":
+            raise UnknownQuery("query_id", query_id, "open a query before sending its prompt")
+
+    async def _answer(self, query_id: int, entry: _Entry) -> None:
+        async def send(delta: Delta) -> None:
+            if self._entries.get(query_id) is entry:
+                await self._send(pb.GenerateResponse(query_id=query_id, delta=delta_to_pb(delta)), entry.query)
+
+        try:
+            reason = await entry.query.run(send)
+        except DelError as error:
+            await self._fail(query_id, entry, error)
+        except asyncio.CancelledError:
+            self._close(query_id, entry, "abandoned")
+            raise
+        except Exception as error:
+            logger.exception("a query failed in the server")
+            await self._fail(query_id, entry, error)
+        else:
+            await self._finish(query_id, entry, reason)
+
+    async def _finish(self, query_id: int, entry: _Entry, reason: Reason) -> None:
+        if self._close(query_id, entry, reason.value):
+            response = pb.GenerateResponse(query_id=query_id, finish=finish_to_pb(entry.query, reason))
+            # The finish counts itself; its own size settles after a round or two.
+            usage = response.finish.usage
+            while usage.sent_bytes != (total := entry.query.sent_bytes + response.ByteSize() + GRPC_PREFIX):
+                usage.sent_bytes = total
+            await self._send(response, entry.query)
+
+    async def _fail(self, query_id: int, entry: _Entry, error: Exception) -> None:
+        """Report an error of a query whose prompt has ended."""
+        problem = problem_of(error)
+        if self._close(query_id, entry, "failed" if problem.code == Code.INTERNAL else "refused"):
+            await self._send(pb.GenerateResponse(query_id=query_id, error=problem_to_pb(problem)))
+
+    async def _refuse(self, query_id: int, error: DelError, ended: bool) -> None:
+        """Report an error in what the client sent; `ended`: nothing more of that prompt is on its way."""
+        if not isinstance(error, QueryIdInUse):
+            entry = self._entries.get(query_id)
+            if entry is None or not self._close(query_id, entry, "refused"):
+                self._backend.metrics.queries.labels("refused").inc()
+            if entry is not None:
+                entry.query.cancel()
+            if not ended:
+                self._refused[query_id] = None
+                while len(self._refused) > REMEMBERED:
+                    del self._refused[next(iter(self._refused))]
+        await self._send(pb.GenerateResponse(query_id=query_id, error=problem_to_pb(problem_of(error))))
+
+    def _close(self, query_id: int, entry: _Entry, outcome: str) -> bool:
+        """Make the id free again; False if that had been done already."""
+        if self._entries.get(query_id) is not entry:
+            return False
+        del self._entries[query_id]
+        self._backend.metrics.queries.labels(outcome).inc()
+        if not self._entries:
+            self.idle.set()
+        return True
+
+    async def _send(self, response: pb.GenerateResponse, query: Query | None = None) -> None:
+        size = response.ByteSize() + GRPC_PREFIX
+        self._backend.metrics.wire_bytes.labels("sent").inc(size)
+        if query is not None:
+            query.sent_bytes += size
+        try:
+            async with self._writing:
+                await self._write(response)
+        except grpc.aio.BaseError as error:
+            # The client is gone; gRPC is about to cancel the call, and this task with it.
+            raise asyncio.CancelledError from error

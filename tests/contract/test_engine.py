@@ -1,0 +1,286 @@
+"""What every engine must do. A new engine joins by a factory in ENGINES."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from del_codec.errors import EngineError, ExhaustedError, InvalidValue, UnavailableError
+from del_server.engine.base import Engine, Event, Finish, Reason, Sampling, Token
+from del_server.engine.transformers import EngineConfig, TransformersEngine
+
+ENDLESS = Sampling(10_000, ignore_eos=True)
+MARK = 7.0
+
+
+class Faults:
+    """A model with a valve and a fault: it stops while `open` is cleared, and fails on a prompt of MARKs."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.open = threading.Event()
+        self.open.set()
+        self.dead = False
+        self.steps = 0
+        self._forward = model.forward
+        model.forward = self.forward
+
+    def forward(self, **inputs: Any) -> Any:
+        self.open.wait()
+        self.steps += 1
+        embeddings = inputs.get("inputs_embeds")
+        if self.dead or (embeddings is not None and bool((embeddings == MARK).all())):
+            raise RuntimeError("device-side assert triggered")
+        return self._forward(**inputs)
+
+
+StartEngine = Callable[..., Any]
+
+
+def transformers_engine(model: Any, **bounds: Any) -> Engine:
+    return TransformersEngine(model, EngineConfig(**bounds))
+
+
+ENGINES = [transformers_engine]
+
+
+@pytest.fixture(params=ENGINES, ids=lambda make: make.__name__)
+def start_engine(request: pytest.FixtureRequest, tiny_model: Path) -> StartEngine:
+    """A context manager: a started engine and its model's faults; keyword arguments are its bounds."""
+
+    @asynccontextmanager
+    async def start(**bounds: Any) -> AsyncIterator[tuple[Engine, Faults]]:
+        faults = Faults(AutoModelForCausalLM.from_pretrained(tiny_model))
+        engine = request.param(faults.model, **bounds)
+        await engine.start()
+        try:
+            yield engine, faults
+        finally:
+            faults.open.set()
+            await engine.stop()
+
+    return start
+
+
+def prompt(tokens: int = 4, value: float = 0.1) -> Tensor:
+    return torch.full((tokens, 32), value)
+
+
+async def events_of(events: AsyncIterable[Event]) -> list[Event]:
+    return [event async for event in events]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.002)
+
+
+async def test_tokens_then_one_finish(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        events = await events_of(engine.submit(prompt(), Sampling(5, ignore_eos=True)))
+        assert [type(event) for event in events] == [Token] * 5 + [Finish]
+        assert events[-1].reason is Reason.LENGTH
+        assert events[-1].queue_seconds >= 0
+        assert events[-1].prefill_seconds > 0
+
+
+async def test_an_end_of_sequence_token_ends_the_answer_and_is_part_of_it(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        sampling = Sampling(500, temperature=5.0, seed=1)
+        events = await events_of(engine.submit(prompt(), sampling))
+        (eos,) = engine.capacity.eos_token_ids
+        tokens = [event.token_id for event in events if isinstance(event, Token)]
+        assert tokens.index(eos) == len(tokens) - 1
+        assert events[-1].reason is Reason.STOP
+        beyond = Sampling(len(tokens) + 3, temperature=5.0, seed=1, ignore_eos=True)
+        events = await events_of(engine.submit(prompt(), beyond))
+        assert [event.token_id for event in events if isinstance(event, Token)][: len(tokens)] == tokens
+        assert events[-1].reason is Reason.LENGTH
+
+
+async def test_the_context_ends_an_answer(start_engine: StartEngine) -> None:
+    async with start_engine(context_tokens=20) as (engine, _):
+        assert engine.capacity.context_tokens == 20
+        events = await events_of(engine.submit(prompt(15), ENDLESS))
+        assert len(events) == 5 + 1
+        assert events[-1].reason is Reason.LENGTH
+
+
+async def test_tokens_that_came_before_count(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        events = await events_of(engine.submit(prompt(), Sampling(5, ignore_eos=True, position=3)))
+        assert len(events) == 2 + 1
+
+
+async def test_log_probabilities_where_asked_for(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        first = (await events_of(engine.submit(prompt(), Sampling(1, logprobs=3))))[0]
+        assert first.logprobs.top[0] == (first.token_id, first.logprobs.chosen)
+        assert len(first.logprobs.top) == 3
+        assert (await events_of(engine.submit(prompt(), Sampling(1, logprobs=0))))[0].logprobs.top == ()
+        assert (await events_of(engine.submit(prompt(), Sampling(1))))[0].logprobs is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        torch.full((4, 31), 0.1),
+        torch.full((4, 33), 0.1),
+        torch.full((32,), 0.1),
+        torch.full((1, 4, 32), 0.1),
+        torch.full((0, 32), 0.1),
+        torch.full((512, 32), 0.1),
+        torch.full((4, 32), 0.1, dtype=torch.float64),
+        torch.full((4, 32), 1),
+        torch.full((4, 32), torch.nan),
+        torch.tensor([[0.1] * 31 + [torch.inf]]),
+        torch.tensor([[0.1] * 31 + [-torch.inf]]),
+    ],
+    ids=lambda bad: f"{list(bad.shape)}-{bad.dtype}-{float(bad.float().sum())}",
+)
+async def test_what_the_model_must_not_see_is_refused_and_others_go_on(start_engine: StartEngine, bad: Tensor) -> None:
+    async with start_engine() as (engine, _):
+        neighbour = engine.submit(prompt(), Sampling(5, ignore_eos=True))
+        with pytest.raises(InvalidValue, match="prompt is"):
+            engine.submit(bad, ENDLESS)
+        assert len(await events_of(neighbour)) == 5 + 1
+        assert engine.load().running == 0
+
+
+async def test_several_answers_proceed_at_once(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        long = engine.submit(prompt(), ENDLESS)
+        events = aiter(long)
+        assert isinstance(await anext(events), Token)
+        assert len(await events_of(engine.submit(prompt(), Sampling(5, ignore_eos=True)))) == 5 + 1
+        assert engine.load().running == 1
+        long.cancel()
+        assert (await events_of(events))[-1].reason is Reason.CANCELLED
+
+
+async def test_cancellation_frees_the_slot_within_a_step(start_engine: StartEngine) -> None:
+    async with start_engine(running=1) as (engine, faults):
+        long, waiting = engine.submit(prompt(), ENDLESS), engine.submit(prompt(), Sampling(2, ignore_eos=True))
+        events = aiter(long)
+        await anext(events)
+        assert (engine.load().running, engine.load().waiting) == (1, 1)
+        faults.open.clear()
+        long.cancel()
+        steps = faults.steps
+        faults.open.set()
+        tail = await events_of(events)
+        assert tail[-1].reason is Reason.CANCELLED
+        assert engine.load().running <= 1
+        assert len(await events_of(waiting)) == 2 + 1
+        # At most the step that was under way, then the two of the next in the queue.
+        assert faults.steps <= steps + 1 + 2
+
+
+async def test_one_that_waits_can_be_cancelled_at_once(start_engine: StartEngine) -> None:
+    async with start_engine(running=1) as (engine, faults):
+        long, waiting = engine.submit(prompt(), ENDLESS), engine.submit(prompt(), ENDLESS)
+        await until(lambda: engine.load().running == 1)
+        faults.open.clear()
+        waiting.cancel()
+        waiting.cancel()
+        assert [event.reason for event in await events_of(waiting)] == [Reason.CANCELLED]
+        assert engine.load().waiting == 0
+        long.cancel()
+
+
+async def test_cancelling_an_ended_answer_does_nothing(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        answer = engine.submit(prompt(), Sampling(2, ignore_eos=True))
+        await events_of(answer)
+        answer.cancel()
+        assert len(await events_of(engine.submit(prompt(), Sampling(2, ignore_eos=True)))) == 2 + 1
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(start_engine: StartEngine) -> None:
+    async with start_engine(running=1, waiting=1) as (engine, faults):
+        faults.open.clear()
+        held = [engine.submit(prompt(), ENDLESS) for _ in range(2)]
+        with pytest.raises(ExhaustedError) as caught:
+            engine.submit(prompt(), ENDLESS)
+        assert caught.value.retry_after > 0
+        faults.open.set()
+        for generation in held:
+            generation.cancel()
+            await events_of(generation)
+        assert len(await events_of(engine.submit(prompt(), Sampling(1)))) == 1 + 1
+
+
+async def test_one_querys_failure_is_its_own(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        neighbour = engine.submit(prompt(), Sampling(30, ignore_eos=True))
+        broken = engine.submit(prompt(value=MARK), ENDLESS)
+        with pytest.raises(EngineError, match="failed on this query"):
+            await events_of(broken)
+        assert len(await events_of(neighbour)) == 30 + 1
+        await until(lambda: engine.health().ok)
+        assert engine.load().running == 0
+
+
+async def test_health_is_a_step_that_succeeded(start_engine: StartEngine) -> None:
+    async with start_engine(probe_seconds=0.01) as (engine, faults):
+        assert engine.health().ok
+        faults.dead = True
+        await until(lambda: not engine.health().ok)
+        assert "failed" in engine.health().detail
+        faults.dead = False
+        await until(lambda: engine.health().ok)
+
+
+async def test_a_step_that_hangs_is_not_healthy(start_engine: StartEngine) -> None:
+    async with start_engine(stall_seconds=0.2, probe_seconds=0.001) as (engine, faults):
+        faults.open.clear()
+        await until(lambda: not engine.health().ok)
+        assert "ago" in engine.health().detail
+        faults.open.set()
+        await until(lambda: engine.health().ok)
+
+
+async def test_a_model_that_can_not_step_does_not_start(tiny_model: Path) -> None:
+    faults = Faults(AutoModelForCausalLM.from_pretrained(tiny_model))
+    faults.dead = True
+    engine = TransformersEngine(faults.model, EngineConfig())
+    with pytest.raises(EngineError, match="warm-up"):
+        await engine.start()
+    await engine.stop()
+    assert not engine.health().ok
+
+
+async def test_stopping_ends_every_answer(start_engine: StartEngine) -> None:
+    async with start_engine(running=1) as (engine, _):
+        running, waiting = engine.submit(prompt(), ENDLESS), engine.submit(prompt(), ENDLESS)
+        events = aiter(running)
+        await anext(events)
+        await engine.stop()
+        for rest in (events, waiting):
+            with pytest.raises(UnavailableError):
+                await events_of(rest)
+        with pytest.raises(UnavailableError):
+            engine.submit(prompt(), ENDLESS)
+        assert not engine.health().ok
+
+
+async def test_an_ended_answer_leaves_nothing_behind(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        embeddings = prompt()
+        held = weakref.ref(embeddings)
+        answer = engine.submit(embeddings, Sampling(3, ignore_eos=True))
+        del embeddings
+        await events_of(answer)
+        gc.collect()
+        assert held() is None
