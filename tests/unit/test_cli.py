@@ -330,8 +330,8 @@ class TestInspect:
             result = await alone("inspect", "hi", "--codec", str(path), *AWAY)
             assert (result.code, result.err) == (0, "")
         lines = result.out.splitlines()
-        assert '"<|im_start|>"' in lines[1]
-        assert "in the clear" in lines[1]
+        assert lines[1].startswith("[6 public]")
+        assert lines[1].endswith("6 token ids in the clear")
         words = [line for line in lines if line.startswith(('"h"', '"i"')) and "in the clear" not in line]
         assert len(words) == 2
         assert all(len(bytes.fromhex(line.split()[-1])) == (DIM + 7) // 8 for line in words)

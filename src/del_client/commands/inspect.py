@@ -65,8 +65,8 @@ async def _fetched(arguments: argparse.Namespace) -> tuple[LatentTable, PromptRe
 
 def _rows(table: LatentTable, reader: PromptReader, span: Span, segment: Segment) -> Iterator[Row]:
     if not isinstance(segment, PrivateSegment):
-        for token in span.token_ids:
-            yield _shown(reader, token), "", "", f"id {token} in the clear"
+        count = len(span.token_ids)
+        yield f"[{count} public]", "", "", f"{count} token {'id' if count == 1 else 'ids'} in the clear"
         return
     levels = segment.levels(table.spec.dim)
     guesses, posteriors = map_guess(table, levels, segment.setting, table.prior)

@@ -1,0 +1,1 @@
+"""Measurements of DEL: `python -m benchmarks targets [GROUP...]`."""

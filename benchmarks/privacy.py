@@ -1,0 +1,52 @@
+"""Targets of the accounting: time for the largest releases. Its accuracy is a test, not a target."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+from benchmarks.target import Target
+from del_codec.accounting import certify
+from del_codec.caps import cap_prior, cap_uniform
+from del_codec.noise import NoiseSetting
+from del_codec.release import Release
+from del_codec.shipped import DEVICE_FILE, codec_folders
+from del_codec.table import LatentTable
+
+DRAWS = 10**9
+DELTA = 1e-5
+REPEATS = 5
+
+
+def median_seconds(work: Callable[[], object]) -> float:
+    """Median of REPEATS runs after one that warms up."""
+    work()
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def certificate_seconds() -> float:
+    """Epsilon, pure epsilon and rho of 10^9 draws at n = 8, d = 64, mu = 5."""
+    setting = NoiseSetting.from_mu(5, 64, 8)
+    release = Release(DRAWS, setting.threshold_max())
+    return median_seconds(lambda: certify([release], unit="prompt", tokens=DRAWS // (255 * 64), delta=DELTA))
+
+
+def caps_seconds() -> float:
+    """Both caps of one token at n = 8, with the shipped codec's unigram prior."""
+    table = LatentTable.load(codec_folders()[0] / DEVICE_FILE)
+    setting = NoiseSetting.from_mu(5, table.spec.dim, 8)
+    release = Release(table.spec.dim * setting.levels, setting.threshold_max(table.largest_latent))
+    prior = table.prior
+    return median_seconds(lambda: (cap_uniform(release, table.spec.vocabulary), cap_prior(release, prior)))
+
+
+TARGETS = [
+    Target("privacy.certificate_of_1e9_draws_s", 1, "at most", certificate_seconds),
+    Target("privacy.caps_of_a_token_n8_s", 1, "at most", caps_seconds),
+]
