@@ -6,6 +6,7 @@ Knows nothing of servers: neither the certificate nor the attack uses anything b
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from del_codec.attacks import map_guess
 from del_codec.caps import cap_prior, cap_uniform
 from del_codec.frame import PrivateSegment, Segment
 from del_codec.noise import NoiseSetting
+from del_codec.spec import CodecSpec
 from del_codec.table import LatentTable
 
 
@@ -74,6 +76,17 @@ def privacy_report(table: LatentTable, segments: Sequence[Segment], delta: float
         cap_uniform=max(cap_uniform(one, table.spec.vocabulary) for one in single),
         cap_prior=max(cap_prior(one, table.prior) for one in single),
     )
+
+
+def measured_sentence(spec: CodecSpec, report: PrivacyReport) -> str | None:
+    """What the codec's maker measured at this setting, in plain words; None where no row is for it."""
+    for row in spec.measured:
+        if row.bits == report.bits and math.isclose(row.mu_milli / 1000, report.mu, rel_tol=1e-3):
+            return (
+                f"By its maker's measurements this codec, at this setting, leaves {max(0, row.retained) / 1000:.0%} "
+                f"of a prompt's usefulness and lets attacks read {row.attack_success / 1000:.0%} of the tokens."
+            )
+    return None
 
 
 def attack_recovered(table: LatentTable, prompt: Sequence[Span], segments: Sequence[Segment]) -> float:

@@ -324,6 +324,14 @@ class TestCertify:
         assert result.err.startswith(f"del-client: {message}: ")
 
 
+class TestClaims:
+    async def test_the_codecs_own_figures_stand_beside_the_answer_where_there_are_any(self, client: Client) -> None:
+        claimed = "leaves 40% of a prompt's usefulness and lets attacks read 25% of the tokens"
+        assert claimed in (await client("ask", "hi", "--mu", "8")).err
+        assert "maker's measurements" not in (await client("ask", "hi", "--mu", "7")).err
+        assert "maker's measurements" not in (await client("ask", "hi", "--mu", "8", "--bits", "2")).err
+
+
 class TestInspect:
     async def test_a_codec_file_needs_no_server(self, alone: Client, codec: TinyCodec) -> None:
         for path in (codec.tokenizer.parent, codec.tokenizer.parent / "device.safetensors"):

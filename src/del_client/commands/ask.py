@@ -12,9 +12,10 @@ from typing import Any
 from del_client.commands.arguments import connect, read_prompt, read_setting, read_spans
 from del_client.prompt import as_public
 from del_client.query import GenerationOptions
-from del_client.report import PrivacyReport
+from del_client.report import PrivacyReport, measured_sentence
 from del_client.session import Answer, AsyncClient, Prepared
 from del_client.terminal import safe
+from del_codec.spec import CodecSpec
 
 _FP16_BYTES = 2
 
@@ -52,7 +53,7 @@ async def _ask(arguments: argparse.Namespace, prompt: str, options: GenerationOp
         return
     sys.stdout.write("\n")
     sys.stdout.flush()
-    sys.stderr.write(_summary(figures, report))
+    sys.stderr.write(_summary(figures, report, client.table.spec))
 
 
 def _traffic(client: AsyncClient, prepared: Prepared, answer: Answer) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _privacy(client: AsyncClient, prepared: Prepared, report: PrivacyReport | No
     return {**asdict(report), "mu": round(report.mu, 3), "attack_recovered": client.attack_recovered(prepared)}
 
 
-def _summary(figures: dict[str, Any], report: PrivacyReport | None) -> str:
+def _summary(figures: dict[str, Any], report: PrivacyReport | None, spec: CodecSpec) -> str:
     lines = [
         "",
         f"{figures['new_tokens']} tokens, the first after {figures['ttft_ms']:.0f} ms, all after "
@@ -96,4 +97,6 @@ def _summary(figures: dict[str, Any], report: PrivacyReport | None) -> str:
             f"Measured: the best attack on one token at a time recovered {figures['attack_recovered']:.1%} of this "
             "prompt's private tokens from the bits that were sent."
         )
+        claimed = measured_sentence(spec, report)
+        lines += [claimed] if claimed else []
     return "\n".join(lines) + "\n"
