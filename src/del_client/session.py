@@ -9,59 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from del_client.codec_cache import CodecCache
 from del_client.defaults import DEFAULT_DELTA, DEFAULT_SERVER, default_setting
 from del_client.pinned import load_reader
+from del_client.prepared import Prepared, preview
 from del_client.prompt import Message, PromptReader, Span
 from del_client.query import Finish, GenerationOptions, Limits, Query, ServerInfo, TokenDelta
 from del_client.report import PrivacyReport, attack_recovered, privacy_report
 from del_client.transport import Transport
-from del_codec.encode import encode
 from del_codec.errors import MismatchError
-from del_codec.frame import MAX_SEGMENT_TOKENS, PrivateSegment, PublicSegment, Segment
 from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A prompt whose bits are drawn: sending it again, after a lost connection say, repeats them at no new cost."""
-
-    spans: tuple[Span, ...]
-    segments: tuple[Segment, ...]
-
-    @property
-    def prompt_tokens(self) -> int:
-        """All tokens."""
-        return sum(segment.tokens for segment in self.segments)
-
-    @property
-    def private_tokens(self) -> int:
-        """Tokens that were randomised."""
-        return sum(segment.tokens for segment in self.segments if isinstance(segment, PrivateSegment))
-
-    @property
-    def payload_bytes(self) -> int:
-        """Bytes of their packed levels."""
-        return sum(len(segment.payload) for segment in self.segments if isinstance(segment, PrivateSegment))
-
-
-def prepare(table: LatentTable, spans: Sequence[Span], setting: NoiseSetting) -> Prepared:
-    """Randomise the private spans at one setting, with fresh bits: a new release, so once for each message."""
-    cut = [part for span in spans for part in _cut(span)]
-    segments = tuple(
-        encode(table, part.token_ids, setting) if part.private else PublicSegment(part.token_ids) for part in cut
-    )
-    return Prepared(tuple(cut), segments)
-
-
-def _cut(span: Span) -> list[Span]:
-    ids = span.token_ids
-    return [Span(ids[at : at + MAX_SEGMENT_TOKENS], span.private) for at in range(0, len(ids), MAX_SEGMENT_TOKENS)]
 
 
 class Answer:
@@ -161,7 +122,7 @@ class AsyncClient:
 
     def prepare(self, spans: Sequence[Span], setting: NoiseSetting | None = None) -> Prepared:
         """Draw the bits of the private spans; without a setting, at the codec's default. Nothing is sent."""
-        return prepare(self.table, spans, setting or default_setting(self.table.spec))
+        return preview(self.table, spans, setting or default_setting(self.table.spec))
 
     def privacy(self, prepared: Prepared, delta: float = DEFAULT_DELTA) -> PrivacyReport | None:
         """The certificate of what `prepared` gives away; None where nothing in it is private."""

@@ -11,10 +11,11 @@ import pytest
 from client_fakes import DIM, FakeServer, Serving, TinyCodec, make_codec
 
 from del_client.codec_cache import CodecCache
+from del_client.prepared import preview
 from del_client.prompt import Message, Span, as_public
 from del_client.query import GenerationOptions
 from del_client.report import attack_recovered, privacy_report, release_of
-from del_client.session import AsyncClient, prepare
+from del_client.session import AsyncClient
 from del_codec import accounting
 from del_codec.caps import cap_prior, cap_uniform
 from del_codec.errors import InvalidValue, MismatchError, UnavailableError
@@ -148,7 +149,7 @@ class TestPrepare:
     def test_spans_longer_than_a_segment_are_cut(self, codec: TinyCodec) -> None:
         count = MAX_SEGMENT_TOKENS + 3
         spans = [Span((1,) * count, private=False), Span((2,) * count, private=True)]
-        prepared = prepare(codec.table, spans, SETTING)
+        prepared = preview(codec.table, spans, SETTING)
         assert [segment.tokens for segment in prepared.segments] == [MAX_SEGMENT_TOKENS, 3] * 2
         kinds = [PublicSegment, PublicSegment, PrivateSegment, PrivateSegment]
         assert [type(segment) for segment in prepared.segments] == kinds
@@ -156,13 +157,13 @@ class TestPrepare:
 
     def test_an_id_that_the_codec_does_not_know(self, codec: TinyCodec) -> None:
         with pytest.raises(InvalidValue, match="token_id is 300"):
-            prepare(codec.table, [Span((300,), private=True)], SETTING)
+            preview(codec.table, [Span((300,), private=True)], SETTING)
 
 
 class TestReport:
     def test_the_certificate_is_that_of_the_integers(self, codec: TinyCodec) -> None:
         table = codec.table
-        prepared = prepare(table, [Span((5, 6, 7), True), Span((1,), False), Span((8, 9), True)], SETTING)
+        prepared = preview(table, [Span((5, 6, 7), True), Span((1,), False), Span((8, 9), True)], SETTING)
         report = privacy_report(table, prepared.segments, 1e-5)
         assert report is not None
         one = accounting.Release(DIM * 3, SETTING.threshold_max(127))
@@ -182,13 +183,13 @@ class TestReport:
         assert half < full
 
     def test_delta_out_of_range(self, codec: TinyCodec) -> None:
-        prepared = prepare(codec.table, [Span((5,), True)], SETTING)
+        prepared = preview(codec.table, [Span((5,), True)], SETTING)
         for delta in (-0.1, 1.0, float("nan")):
             with pytest.raises(InvalidValue, match="delta"):
                 privacy_report(codec.table, prepared.segments, delta)
 
     def test_the_words_say_what_the_numbers_assume(self, codec: TinyCodec) -> None:
-        report = privacy_report(codec.table, prepare(codec.table, [Span((5,), True)], SETTING).segments, 1e-5)
+        report = privacy_report(codec.table, preview(codec.table, [Span((5,), True)], SETTING).segments, 1e-5)
         assert report is not None
         text = " ".join(report.sentences())
         for words in ("context-free", "same public structure", "delta 1e-05", "one token"):
@@ -198,7 +199,7 @@ class TestReport:
         spans = [Span(tuple(range(0, 120)), True), Span((1,), False), Span(tuple(range(120, 240)), True)]
         shares = []
         for mu in (0.01, 400):
-            prepared = prepare(codec.table, spans, NoiseSetting.from_mu(mu, DIM, 8))
+            prepared = preview(codec.table, spans, NoiseSetting.from_mu(mu, DIM, 8))
             shares.append(attack_recovered(codec.table, prepared.spans, prepared.segments))
         assert shares[0] < 0.05
         assert shares[1] > 0.95

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from typing import Any
 
 from del_client.commands.arguments import connect, read_prompt, read_setting, read_spans
+from del_client.prepared import Prepared
 from del_client.prompt import as_public
 from del_client.query import GenerationOptions
 from del_client.report import PrivacyReport, measured_sentence
-from del_client.session import Answer, AsyncClient, Prepared
+from del_client.session import Answer, AsyncClient
 from del_client.terminal import safe
 from del_codec.spec import CodecSpec
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from del_client.commands.arguments import connect, read_prompt, read_setting, read_spans
 from del_client.pinned import load_reader
+from del_client.prepared import Prepared, preview
 from del_client.prompt import PromptReader, Span
 from del_client.report import attack_recovered, privacy_report
-from del_client.session import Prepared, prepare
 from del_client.terminal import safe
 from del_codec.attacks import map_guess
 from del_codec.bitpack import pack
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw a preview, attack it and print; 0."""
     prompt = read_prompt(arguments.prompt)
     table, reader = _local(arguments) if arguments.codec else asyncio.run(_fetched(arguments))
-    prepared = prepare(table, read_spans(reader, prompt, arguments), read_setting(table.spec, arguments))
+    prepared = preview(table, read_spans(reader, prompt, arguments), read_setting(table.spec, arguments))
     rows: list[Row] = [("token", "attacker's guess", "posterior", "what leaves the device")]
     for span, segment in zip(prepared.spans, prepared.segments, strict=True):
         rows += _rows(table, reader, span, segment)

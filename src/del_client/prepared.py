@@ -1,0 +1,56 @@
+"""Prepared: a prompt whose bits are drawn, which is all that a transport sends of it.
+
+Knows nothing of policies, ledgers or servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from del_client.prompt import Span
+from del_codec.encode import encode
+from del_codec.frame import MAX_SEGMENT_TOKENS, PrivateSegment, PublicSegment, Segment
+from del_codec.noise import NoiseSetting
+from del_codec.table import LatentTable
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt whose bits are drawn: sending it again, after a lost connection say, repeats them at no new cost."""
+
+    spans: tuple[Span, ...]
+    segments: tuple[Segment, ...]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All tokens."""
+        return sum(segment.tokens for segment in self.segments)
+
+    @property
+    def private_tokens(self) -> int:
+        """Tokens that were randomised."""
+        return sum(segment.tokens for segment in self.segments if isinstance(segment, PrivateSegment))
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of their packed levels."""
+        return sum(len(segment.payload) for segment in self.segments if isinstance(segment, PrivateSegment))
+
+
+def preview(table: LatentTable, spans: Sequence[Span], setting: NoiseSetting) -> Prepared:
+    """The private spans randomised with bits of their own: to be looked at, and never to be sent."""
+    cut = cut_spans(spans)
+    segments = tuple(
+        encode(table, part.token_ids, setting) if part.private else PublicSegment(part.token_ids) for part in cut
+    )
+    return Prepared(tuple(cut), segments)
+
+
+def cut_spans(spans: Sequence[Span]) -> list[Span]:
+    """The spans in pieces that fit into a segment each."""
+    return [
+        replace(span, token_ids=span.token_ids[at : at + MAX_SEGMENT_TOKENS])
+        for span in spans
+        for at in range(0, len(span.token_ids), MAX_SEGMENT_TOKENS)
+    ]
