@@ -200,6 +200,50 @@ class QueryError(_message.Message):
     retry_after_ms: int
     def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., field: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
+class ScoreRequest(_message.Message):
+    __slots__ = ("codec_fingerprint", "task", "segments", "candidates", "token_logprobs", "padding")
+    CODEC_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    codec_fingerprint: bytes
+    task: str
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    token_logprobs: bool
+    padding: bytes
+    def __init__(self, codec_fingerprint: _Optional[bytes] = ..., task: _Optional[str] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., token_logprobs: bool = ..., padding: _Optional[bytes] = ...) -> None: ...
+
+class Candidate(_message.Message):
+    __slots__ = ("token_ids",)
+    TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    token_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("scores", "usage", "timings", "padding")
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    PADDING_FIELD_NUMBER: _ClassVar[int]
+    scores: _containers.RepeatedCompositeFieldContainer[CandidateScore]
+    usage: Usage
+    timings: Timings
+    padding: bytes
+    def __init__(self, scores: _Optional[_Iterable[_Union[CandidateScore, _Mapping]]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., padding: _Optional[bytes] = ...) -> None: ...
+
+class CandidateScore(_message.Message):
+    __slots__ = ("logprob", "tokens", "token_logprobs")
+    LOGPROB_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    logprob: float
+    tokens: int
+    token_logprobs: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, logprob: _Optional[float] = ..., tokens: _Optional[int] = ..., token_logprobs: _Optional[_Iterable[float]] = ...) -> None: ...
+
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -219,7 +263,7 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, server_version: _Optional[str] = ..., model: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., engine: _Optional[str] = ...) -> None: ...
 
 class CodecInfo(_message.Message):
-    __slots__ = ("fingerprint", "size", "dim", "vocabulary", "mu_milli_min", "mu_milli_max", "tokenizer_sha256", "chat_template_sha256", "tasks")
+    __slots__ = ("fingerprint", "size", "dim", "vocabulary", "mu_milli_min", "mu_milli_max", "tokenizer_sha256", "chat_template_sha256", "tasks", "task_infos")
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
@@ -229,6 +273,7 @@ class CodecInfo(_message.Message):
     TOKENIZER_SHA256_FIELD_NUMBER: _ClassVar[int]
     CHAT_TEMPLATE_SHA256_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    TASK_INFOS_FIELD_NUMBER: _ClassVar[int]
     fingerprint: bytes
     size: int
     dim: int
@@ -238,23 +283,38 @@ class CodecInfo(_message.Message):
     tokenizer_sha256: bytes
     chat_template_sha256: bytes
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, fingerprint: _Optional[bytes] = ..., size: _Optional[int] = ..., dim: _Optional[int] = ..., vocabulary: _Optional[int] = ..., mu_milli_min: _Optional[int] = ..., mu_milli_max: _Optional[int] = ..., tokenizer_sha256: _Optional[bytes] = ..., chat_template_sha256: _Optional[bytes] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    task_infos: _containers.RepeatedCompositeFieldContainer[TaskInfo]
+    def __init__(self, fingerprint: _Optional[bytes] = ..., size: _Optional[int] = ..., dim: _Optional[int] = ..., vocabulary: _Optional[int] = ..., mu_milli_min: _Optional[int] = ..., mu_milli_max: _Optional[int] = ..., tokenizer_sha256: _Optional[bytes] = ..., chat_template_sha256: _Optional[bytes] = ..., tasks: _Optional[_Iterable[str]] = ..., task_infos: _Optional[_Iterable[_Union[TaskInfo, _Mapping]]] = ...) -> None: ...
+
+class TaskInfo(_message.Message):
+    __slots__ = ("name", "template", "labels")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    template: str
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., template: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("context_tokens", "prompt_tokens", "new_tokens", "queries_per_stream", "message_bytes", "segments")
+    __slots__ = ("context_tokens", "prompt_tokens", "new_tokens", "queries_per_stream", "message_bytes", "segments", "candidates", "candidate_tokens")
     CONTEXT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     QUERIES_PER_STREAM_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     context_tokens: int
     prompt_tokens: int
     new_tokens: int
     queries_per_stream: int
     message_bytes: int
     segments: int
-    def __init__(self, context_tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., new_tokens: _Optional[int] = ..., queries_per_stream: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments: _Optional[int] = ...) -> None: ...
+    candidates: int
+    candidate_tokens: int
+    def __init__(self, context_tokens: _Optional[int] = ..., prompt_tokens: _Optional[int] = ..., new_tokens: _Optional[int] = ..., queries_per_stream: _Optional[int] = ..., message_bytes: _Optional[int] = ..., segments: _Optional[int] = ..., candidates: _Optional[int] = ..., candidate_tokens: _Optional[int] = ...) -> None: ...
 
 class DownloadCodecRequest(_message.Message):
     __slots__ = ("fingerprint",)

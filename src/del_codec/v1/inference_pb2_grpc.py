@@ -40,6 +40,11 @@ class InferenceServiceStub(object):
                 request_serializer=del__codec_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=del__codec_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Score = channel.unary_unary(
+                '/del_codec.v1.InferenceService/Score',
+                request_serializer=del__codec_dot_v1_dot_inference__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=del__codec_dot_v1_dot_inference__pb2.ScoreResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/del_codec.v1.InferenceService/GetServerInfo',
                 request_serializer=del__codec_dot_v1_dot_inference__pb2.GetServerInfoRequest.SerializeToString,
@@ -58,6 +63,13 @@ class InferenceServiceServicer(object):
 
     def Generate(self, request_iterator, context):
         """One stream carries many queries, told apart by query_id. Errors of one query leave the others alone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Score(self, request, context):
+        """How likely the model finds each of some continuations of one prompt: classification by label words.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -84,6 +96,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=del__codec_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=del__codec_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Score': grpc.unary_unary_rpc_method_handler(
+                    servicer.Score,
+                    request_deserializer=del__codec_dot_v1_dot_inference__pb2.ScoreRequest.FromString,
+                    response_serializer=del__codec_dot_v1_dot_inference__pb2.ScoreResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -124,6 +141,33 @@ class InferenceService(object):
             '/del_codec.v1.InferenceService/Generate',
             del__codec_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
             del__codec_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Score(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/del_codec.v1.InferenceService/Score',
+            del__codec_dot_v1_dot_inference__pb2.ScoreRequest.SerializeToString,
+            del__codec_dot_v1_dot_inference__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,

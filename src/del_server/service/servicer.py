@@ -11,6 +11,7 @@ from grpc_status import rpc_status
 
 from del_codec.errors import DelError
 from del_codec.v1 import inference_pb2 as pb
+from del_codec.v1.inference_pb2_grpc import InferenceServiceServicer
 from del_server.query import Backend
 from del_server.service.messages import info_to_pb, status_to_pb
 from del_server.service.stream import Stream
@@ -20,7 +21,7 @@ CHUNK_BYTES = 1 << 16
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class InferenceService:
+class InferenceService(InferenceServiceServicer):  # type: ignore[misc]  # generated code has no types
     """See protos/del_codec/v1/inference.proto."""
 
     def __init__(self, backend: Backend) -> None:
