@@ -39,10 +39,11 @@ class Prepared:
 
 
 def preview(table: LatentTable, spans: Sequence[Span], setting: NoiseSetting) -> Prepared:
-    """The private spans randomised with bits of their own: to be looked at, and never to be sent."""
+    """The private spans randomised at `setting`, or their own, for a look: these bits must never be sent."""
     cut = cut_spans(spans)
     segments = tuple(
-        encode(table, part.token_ids, setting) if part.private else PublicSegment(part.token_ids) for part in cut
+        encode(table, part.token_ids, part.setting or setting) if part.private else PublicSegment(part.token_ids)
+        for part in cut
     )
     return Prepared(tuple(cut), segments)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from del_client.chat_template import MAX_RENDERED_CHARS, ChatTemplate
-from del_client.prompt import MAX_PROMPT_CHARS, Message, PromptReader, Span, as_public, locate
+from del_client.prompt import MAX_PROMPT_CHARS, Message, PromptReader, Span, as_public
+from del_client.regions import locate
 from del_codec.errors import ArtifactError, InvalidValue, MismatchError
 
 SPECIAL = ["<|im_start|>", "<|im_end|>"]
@@ -112,7 +113,8 @@ def test_spans_hold_the_tokens_of_the_whole_text(tokenizer: str, template: str, 
     spans = PromptReader(TOKENIZERS[tokenizer], ChatTemplate(TEMPLATES[template])).chat(chat)
     text = rendered(TEMPLATES[template], chat)
     assert flat(spans) == TOKENIZERS[tokenizer].encode(text, add_special_tokens=False).ids
-    assert all(before.private != after.private for before, after in itertools.pairwise(spans))
+    for before, after in itertools.pairwise(spans):
+        assert (before.private, before.message) != (after.private, after.message)
 
 
 @pytest.mark.parametrize("trim", BYTE_LEVEL)
@@ -121,10 +123,10 @@ def test_spans_hold_the_tokens_of_the_whole_text(tokenizer: str, template: str, 
 @settings(max_examples=80, deadline=None)
 def test_no_public_token_holds_a_byte_of_private_content(trim: bool, template: str, chat: list[Message]) -> None:
     spans = PromptReader(BYTE_LEVEL[trim], ChatTemplate(TEMPLATES[template])).chat(chat)
-    text, ranges = locate(ChatTemplate(TEMPLATES[template]), chat)
+    text, regions = locate(ChatTemplate(TEMPLATES[template]), chat)
     secret = bytearray(len(text.encode()))
-    for start, end in ranges:
-        first, last = len(text[:start].encode()), len(text[:end].encode())
+    for region in regions:
+        first, last = len(text[: region.start].encode()), len(text[: region.end].encode())
         secret[first:last] = b"\x01" * (last - first)
     position = 0
     for span in spans:
@@ -159,8 +161,8 @@ def test_a_text_without_a_template_is_private_but_for_the_marks_around_it(conten
 
 class TestLocate:
     def private(self, template: str, *chat: Message) -> list[str]:
-        text, ranges = locate(ChatTemplate(template), chat)
-        return [text[start:end] for start, end in ranges]
+        text, regions = locate(ChatTemplate(template), chat)
+        return [text[region.start : region.end] for region in regions]
 
     def test_finds_the_private_contents_alone(self) -> None:
         chat = [Message("system", "be kind", public=True), Message("user", "a"), Message("assistant", "b", public=True)]
@@ -180,42 +182,28 @@ class TestLocate:
         chat = [Message("user", " \n a b \n"), Message("assistant", "public ", public=True), Message("user", "\tc")]
         assert self.private(TRIMMING, *chat) == ["a b", "c"]
 
-    @pytest.mark.parametrize("change", ["upper", "length", "replace('a', 'b')", "reverse"])
-    def test_what_a_template_makes_of_content_is_private(self, change: str) -> None:
+    @pytest.mark.parametrize("change", ["upper", "length", "replace('a', 'b')", "reverse", "tojson", "escape", "first"])
+    def test_all_is_private_where_a_template_changes_content(self, change: str) -> None:
         template = CHATML.replace("message['content']", f"message['content'] | {change}")
         chat = [Message("user", 'a "quoted" word'), Message("user", "another")]
-        text, ranges = locate(ChatTemplate(template), chat)
-        public = text[: ranges[0][0]] + text[ranges[-1][1] :]
-        assert public in CHATML_PUBLIC_TEXTS
-        assert len(ranges) == 1
+        assert self.private(template, *chat) == [rendered(template, chat)]
 
-    def test_escaped_content_is_private_with_all_that_stands_between(self) -> None:
-        quoting = CHATML.replace("message['content']", "message['content'] | tojson")
-        assert self.private(quoting, Message("user", 'a"'), Message("user", "b")) == [
-            'a\\""<|im_end|>\n<|im_start|>user\n"b'
-        ]
-
-    def test_a_text_shorter_than_what_stood_around_the_mark_is_private(self) -> None:
-        sized = "{% set text = messages[0].content %}{{ 'ab' ~ text ~ 'ba' if text | length > 9 else 'aba' }}"
-        assert self.private(sized, Message("user", "x")) == ["aba"]
-
-    def test_text_that_depends_on_content_is_private(self) -> None:
-        telling = "{% if 'cancer' in messages[0].content %}ill{% else %}well{% endif %}"
-        assert self.private(telling, Message("user", "I have cancer")) == ["ill"]
-        assert self.private(telling, Message("user", "I am fine")) == ["well"]
+    def test_text_never_depends_on_content(self) -> None:
+        telling = "{% if 'cancer' in messages[0].content %}ill{% else %}well{% endif %} {{ messages[0].content }}"
+        for content in ("I have cancer", "I am fine"):
+            text, _ = locate(ChatTemplate(telling), [Message("user", content)])
+            assert text == f"well {content}"
+            assert self.private(telling, Message("user", content)) == [content]
 
     def test_a_content_that_the_template_drops_leaves_nothing_public(self) -> None:
         last = "start {{ messages[-1].content }} end"
         assert self.private(last, Message("system", "secret"), Message("user", "x")) == ["start x end"]
 
     def test_an_empty_content_among_others(self) -> None:
-        assert self.private(CHATML, Message("user", ""), Message("user", "x")) == ["", "x"]
+        assert self.private(CHATML, Message("user", ""), Message("user", "x")) == ["x"]
 
     def test_public_messages_alone(self) -> None:
         assert self.private(CHATML, Message("user", "x", public=True)) == []
-
-
-CHATML_PUBLIC_TEXTS = {"", "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n"}
 
 
 class TestReader:
