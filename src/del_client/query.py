@@ -44,11 +44,12 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One prompt to be answered. fingerprint: the codec's, in hex."""
+    """One prompt to be answered. fingerprint: the codec's, in hex. resume: ids of an answer that was cut off."""
 
     fingerprint: str
     segments: tuple[Segment, ...]
     options: GenerationOptions
+    resume: tuple[int, ...] = ()
 
     @property
     def prompt_tokens(self) -> int:
@@ -111,6 +112,13 @@ class TokenDelta:
     text: str
 
 
+@dataclass(slots=True)
+class Traffic:
+    """Bytes of a query's serialised messages, each with gRPC's prefix of five, counted as they are sent."""
+
+    sent: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What a query took, as the server counts it; bytes as in Finish."""
@@ -136,9 +144,17 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of an answer. wire_bytes: serialised messages that this device sent, with gRPC's prefix of five bytes."""
+    """The end of an answer.
+
+    wire_bytes: serialised messages that this device sent, with gRPC's prefix of five bytes. interruptions: how often
+    the answer broke off and was gone on with; then `usage` and `timings` are the last server's, but for new_tokens.
+    """
 
     reason: FinishReason
     usage: Usage
     timings: Timings
     wire_bytes: int
+    interruptions: int = 0
+
+
+Event = TokenDelta | Finish

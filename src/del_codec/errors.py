@@ -52,7 +52,14 @@ class ExhaustedError(DelError):
 
 
 class UnavailableError(DelError):
-    """The server can't be reached, or is going away; the same bytes may be sent again."""
+    """The server can't be reached, or is going away.
+
+    `retry_after` says in how many seconds the same bytes may be sent again; None: not by themselves.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class PrivacyRefusal(DelError):

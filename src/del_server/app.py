@@ -34,6 +34,8 @@ STREAMS = 1024
 WAITING_PER_SLOT = 8
 DECODERS = 2
 HEALTH_SECONDS = 1.0
+LEAST_PING_SECONDS = 5.0
+PROBE_SECONDS = 30.0
 
 
 def serve(config: ServeConfig, announce: Callable[[str], None]) -> None:
@@ -136,6 +138,12 @@ def build_server(
         # A message of up to twice the limit gets a QueryError of its own; beyond that gRPC ends the stream.
         ("grpc.max_receive_message_length", 2 * limits.message_bytes),
         ("grpc.so_reuseport", 0),
+        # A device on a bad network probes its connection; without leave gRPC would call that abuse and hang up.
+        ("grpc.http2.min_ping_interval_without_data_ms", int(LEAST_PING_SECONDS * 1000)),
+        # And a device that vanished holds its place in the engine no longer than this.
+        ("grpc.keepalive_time_ms", int(PROBE_SECONDS * 1000)),
+        ("grpc.keepalive_timeout_ms", int(PROBE_SECONDS * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=STREAMS)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)

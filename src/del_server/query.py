@@ -174,6 +174,7 @@ class Query:
         """
         ended = time.perf_counter()
         if (reason := self._already_over()) is not None:
+            await self._send_rest(AnswerText(self._backend.tokenizer, self._opening.resume), send)
             return reason
         with self._backend.admission.place():
             loop = asyncio.get_running_loop()
@@ -201,10 +202,7 @@ class Query:
         first = latest = 0.0
         async for event in generation:
             if isinstance(event, Finish):
-                rest = text.flush()
-                if rest:
-                    metrics.payload_bytes.labels("sent").inc(len(rest.encode()))
-                    await send(Delta((), rest))
+                await self._send_rest(text, send)
                 return event
             now = time.perf_counter()
             if not self.new_tokens:
@@ -221,6 +219,13 @@ class Query:
             metrics.payload_bytes.labels("sent").inc(len(whole.encode()))
             await send(Delta((event.token_id,), whole, () if event.logprobs is None else (event.logprobs,)))
         raise EngineError("the engine's events ended without a finish")
+
+    async def _send_rest(self, text: AnswerText, send: Callable[[Delta], Awaitable[None]]) -> None:
+        """Send what an answer's end makes of a character that it broke off."""
+        rest = text.flush()
+        if rest:
+            self._backend.metrics.payload_bytes.labels("sent").inc(len(rest.encode()))
+            await send(Delta((), rest))
 
     def _already_over(self) -> Reason | None:
         """Why a resumed answer has nothing left to generate, if so."""

@@ -172,13 +172,14 @@ class FakeServer(rpc.InferenceServiceServicer):
 class Serving:
     """`async with Serving(FakeServer(codec)) as address`."""
 
-    def __init__(self, servicer: FakeServer) -> None:
+    def __init__(self, servicer: FakeServer, port: int = 0) -> None:
         self._servicer = servicer
+        self._port = port
 
     async def __aenter__(self) -> str:
         self._server = grpc.aio.server()
         rpc.add_InferenceServiceServicer_to_server(self._servicer, self._server)
-        port = self._server.add_insecure_port("127.0.0.1:0")
+        port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
         await self._server.start()
         return f"127.0.0.1:{port}"
 

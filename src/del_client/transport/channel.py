@@ -15,7 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import grpc
 import grpc.aio
 
-from del_client.query import Finish, Limits, Query, ServerInfo, TokenDelta
+from del_client.query import Event, Limits, Query, ServerInfo, Traffic
 from del_client.transport import messages
 from del_client.transport.status import query_error, rpc_error
 from del_codec.errors import DelError, InvalidValue, UnavailableError
@@ -25,19 +25,32 @@ from del_codec.v1.inference_pb2_grpc import InferenceServiceStub
 MAX_RECEIVED_BYTES = 4 << 20
 _UNREAD_EVENTS = 1024
 _GOODBYE_SECONDS = 1.0
+# Of gRPC's own attempts to connect; retrying.py decides how often there are any.
+_FIRST_BACKOFF_MS, _LONGEST_BACKOFF_MS = 200, 2_000
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
-
-Event = TokenDelta | Finish
 
 
 class Transport:
-    """A channel to `server`, "host:port". `connect_seconds` bounds the wait for a server's first answer."""
+    """A channel to `server`, "host:port".
 
-    def __init__(self, server: str, connect_seconds: float) -> None:
+    connect_seconds: the longest wait for a connection, and for a server's first answer. keepalive_seconds: a connection
+    that was silent for so long during a call is probed, and given up if nothing comes for as long again.
+    """
+
+    def __init__(self, server: str, connect_seconds: float, keepalive_seconds: float = 20.0) -> None:
         match = _ADDRESS.fullmatch(server)
         if not match or not 0 < int(match[2]) < 1 << 16:
             raise InvalidValue("server", server, "use HOST:PORT, as in 127.0.0.1:50051")
-        options: list[tuple[str, int]] = [("grpc.max_receive_message_length", MAX_RECEIVED_BYTES)]
+        options: list[tuple[str, int]] = [
+            ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
+            ("grpc.keepalive_time_ms", int(keepalive_seconds * 1000)),
+            ("grpc.keepalive_timeout_ms", int(keepalive_seconds * 1000)),
+            ("grpc.http2.ping_timeout_ms", int(keepalive_seconds * 1000)),  # it decides where a probe is out already
+            ("grpc.http2.max_pings_without_data", 0),  # no bound: an answer may be long in coming
+            ("grpc.initial_reconnect_backoff_ms", _FIRST_BACKOFF_MS),
+            ("grpc.max_reconnect_backoff_ms", _LONGEST_BACKOFF_MS),
+            ("grpc.min_reconnect_backoff_ms", int(connect_seconds * 1000)),  # how long an attempt may take, in fact
+        ]
         if match[1] in ("localhost", "[::1]") or match[1].startswith("127."):
             options.append(("grpc.enable_http_proxy", 0))
         self._server = server
@@ -45,9 +58,11 @@ class Transport:
         self._channel = grpc.aio.insecure_channel(server, options=options)
         self._stub = InferenceServiceStub(self._channel)
         self._stream: _Stream | None = None
+        self._closed = False
 
     async def close(self) -> None:
         """End the stream and the channel."""
+        self._closed = True
         if self._stream is not None:
             await self._stream.close()
         await self._channel.close(grace=None)
@@ -71,22 +86,26 @@ class Transport:
         finally:
             call.cancel()
 
-    async def generate(self, query: Query, limits: Limits) -> AsyncGenerator[Event]:
-        """Send a query and yield its deltas and, last, its Finish. Leaving the iterator cancels the query.
+    async def generate(self, query: Query, limits: Limits, traffic: Traffic | None = None) -> AsyncGenerator[Event]:
+        """Send a query once and yield its deltas and, last, its Finish. Leaving the iterator cancels the query.
 
-        Raises InvalidValue, before anything is sent, for what the limits exclude, and any error of the server's.
+        `traffic` goes on counting where it stands. Raises InvalidValue, before anything is sent, for what the limits
+        exclude, and any error of the server's.
         """
         limits.check(query)
+        traffic = traffic or Traffic()
+        if self._closed:
+            raise UnavailableError(f"the connection to {self._server} was closed")
         if self._stream is None or self._stream.failure is not None:
             self._stream = _Stream(self._stub.Generate(), self._server)
         stream = self._stream
         query_id, events = stream.register()
-        wire_bytes, ended = 0, False
+        ended = False
         try:
             for request in messages.requests(query_id, query, limits.message_bytes):
                 if not events.empty():
                     break  # refused already: send no more of it
-                wire_bytes += messages.wire_size(request)
+                traffic.sent += messages.wire_size(request)
                 await stream.write(request)
             while not ended:
                 response = await stream.next(events)
@@ -94,7 +113,7 @@ class Transport:
                 if response.HasField("error"):
                     raise query_error(response.error)
                 if response.HasField("finish"):
-                    yield messages.finish(response.finish, wire_bytes)
+                    yield messages.finish(response.finish, traffic.sent)
                 elif response.HasField("delta"):
                     yield messages.token_delta(response.delta)
         finally:
@@ -178,7 +197,7 @@ class _Stream:
                 events = self._events.get(response.query_id)
                 if events is not None and response.WhichOneof("event"):
                     await events.put(response)
-            self.failure = UnavailableError(f"{self._server} closed the stream: send the prompt again")
+            self.failure = UnavailableError(f"{self._server} closed the stream: send the prompt again", 0.0)
         except grpc.aio.AioRpcError as error:
             self.failure = rpc_error(error, self._server)
         except asyncio.CancelledError:

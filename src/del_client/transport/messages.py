@@ -43,6 +43,7 @@ def requests(query_id: int, query: Query, message_bytes: int) -> Iterator[pb.Gen
         codec_fingerprint=bytes.fromhex(query.fingerprint),
         prompt_tokens=query.prompt_tokens,
         options=_options(query.options),
+        resume_token_ids=query.resume,
     )
     yield pb.GenerateRequest(query_id=query_id, open=opening)
     room = max((message_bytes or DEFAULT_MESSAGE_BYTES) - _FRAMING_BYTES, 2 * _FRAMING_BYTES)

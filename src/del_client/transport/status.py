@@ -14,30 +14,37 @@ from del_codec.errors import DelError, EngineError, ExhaustedError, InvalidValue
 from del_codec.v1 import inference_pb2 as pb
 
 _MAX_TEXT = 2000
+# What grpc.aio says, under INTERNAL, where a write meets a connection that has just been lost.
+_LOST = "Internal error from Core"
 
 
 def query_error(error: pb.QueryError) -> DelError:
     """The error of one query."""
-    return _error(error.code, error.message or error.reason, error.field, error.retry_after_ms / 1000)
+    return _error(error.code, error.message or error.reason, error.field, error.retry_after_ms / 1000 or None)
 
 
 def rpc_error(error: grpc.aio.AioRpcError, server: str) -> DelError:
     """The error of a whole call, with what its details say of the field at fault and of when to try again."""
     field, retry_after = _details(error)
     text = error.details() or error.code().name
+    if error.code() is grpc.StatusCode.INTERNAL and text == _LOST:
+        return UnavailableError(f"the connection to {server} was lost", 0.0)
     if error.code() is grpc.StatusCode.UNAVAILABLE and not retry_after:
         text = f"no server answers at {server}: start one with `del-server serve` or name another ({text})"
     elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"no server answers at {server} in time: start one with `del-server serve` or name another"
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        retry_after = retry_after or 0.0  # a lost connection says nothing of when, and may be made again at once
     return _error(error.code().value[0], text, field, retry_after)
 
 
-def _details(error: grpc.aio.AioRpcError) -> tuple[str, float]:
+def _details(error: grpc.aio.AioRpcError) -> tuple[str, float | None]:
+    """The field at fault and the seconds after which a retry may help, where the status has them."""
     try:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]  # all that it reads, the error has too
     except ValueError:
-        return "", 0.0
-    field, retry_after = "", 0.0
+        return "", None
+    field, retry_after = "", None
     for detail in status.details if status else ():
         bad_request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
         if detail.Unpack(bad_request) and bad_request.field_violations:
@@ -47,7 +54,7 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[str, float]:
     return field, retry_after
 
 
-def _error(code: int, text: str, field: str, retry_after: float) -> DelError:
+def _error(code: int, text: str, field: str, retry_after: float | None) -> DelError:
     text = text[:_MAX_TEXT]
     if code in _values(grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
         refused = InvalidValue(field or "request", None, text)
@@ -57,7 +64,9 @@ def _error(code: int, text: str, field: str, retry_after: float) -> DelError:
         return MismatchError(text)
     if code in _values(grpc.StatusCode.RESOURCE_EXHAUSTED):
         return ExhaustedError(text, retry_after or 1.0)
-    if code in _values(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+    if code in _values(grpc.StatusCode.UNAVAILABLE):
+        return UnavailableError(text, retry_after)
+    if code in _values(grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
         return UnavailableError(text)
     if code in _values(grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
         return EngineError(text)
