@@ -50,16 +50,16 @@ class NoiseSetting:
         computed from the thresholds, never from mu.
         """
         check_bits(bits)
-        if not isinstance(mu, (int, float)) or isinstance(mu, bool) or not math.isfinite(mu) or mu <= 0:
+        if not isinstance(mu, (int, float)) or isinstance(mu, bool) or not 0 < mu < math.inf:
             raise InvalidValue("mu", mu, "use a finite number above zero (1 is strong, 60 is weak)")
         levels = (1 << bits) - 1
-        scale = math.ceil(SCALE_ONE * math.sqrt(1 + 4 * levels * dim / (mu * mu)))
-        if scale > MAX_SCALE:
-            least = math.sqrt(4 * levels * dim / ((MAX_SCALE / SCALE_ONE) ** 2 - 1))
+        least = math.sqrt(4 * levels * dim / ((MAX_SCALE / SCALE_ONE) ** 2 - 1))
+        if mu < least:
             raise InvalidValue(
                 "mu", mu, f"use at least {math.ceil(least * 1e4) / 1e4} at {dim} dimensions, {bits} bits"
             )
-        return cls(bits, max(scale, MIN_SCALE))
+        scale = math.ceil(SCALE_ONE * math.sqrt(1 + 4 * levels * dim / (mu * mu)))
+        return cls(bits, min(max(scale, MIN_SCALE), MAX_SCALE))
 
     @property
     def levels(self) -> int:

@@ -8,6 +8,7 @@ known in full, so this is post-processing and costs no privacy. Knows nothing of
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,10 +46,18 @@ class ProjectionConfig:
             raise InvalidValue("encoder", self.encoder, "use linear or tanh")
         if self.decoder not in ("linear", "context"):
             raise InvalidValue("decoder", self.decoder, "use linear or context")
+        if not all(isinstance(value, int) for value in (self.width, self.layers, self.heads)):
+            raise InvalidValue("width, layers, heads", (self.width, self.layers, self.heads), "use whole numbers")
         if self.heads < 1 or self.width % (2 * self.heads):
             raise InvalidValue("width", self.width, f"must be a multiple of twice the heads ({self.heads})")
         if not 0 <= self.layers <= 64 or not 0 < self.width <= 1 << 14:
             raise InvalidValue("layers", self.layers, "use 0 to 64 layers of width 1 to 16384")
+        if not 0 < self.embedding_rms < math.inf or not 0 <= self.norm_cap < math.inf:
+            raise InvalidValue(
+                "embedding_rms, norm_cap",
+                (self.embedding_rms, self.norm_cap),
+                "use a finite number above zero, and a cap of 0 or more",
+            )
 
 
 class Encoder(nn.Module):

@@ -32,6 +32,12 @@ class Measured:
     attack_success: int
     retained: int
 
+    def __post_init__(self) -> None:
+        _check_int("measured.mu_milli", self.mu_milli, 1, 10**7)
+        _check_int("measured.bits", self.bits, 1, 8)
+        _check_int("measured.attack_success", self.attack_success, 0, 1000)
+        _check_int("measured.retained", self.retained, -1_000_000, 1_000_000)
+
 
 @dataclass(frozen=True, slots=True)
 class CodecSpec:
@@ -94,13 +100,6 @@ class CodecSpec:
 
 def _measured(row: Any) -> Measured:
     _check_keys(row, Measured, "measured")
-    for name, low, high in (
-        ("mu_milli", 1, 10**7),
-        ("bits", 1, 8),
-        ("attack_success", 0, 1000),
-        ("retained", -1_000_000, 1_000_000),
-    ):
-        _check_int(f"measured.{name}", row[name], low, high)
     return Measured(**row)
 
 

@@ -76,10 +76,17 @@ class ServedCodec:
                 f"codec {folder} was made for {spec.model} ({spec.model_sha256[:12]}…), but the model's embeddings "
                 f"have SHA-256 {found[:12]}…; pass the codec that was trained for this model, or train one"
             )
+        embeddings = input_embeddings(model)
         config = _read_config(folder / CONFIG_FILE)
+        shapes = ((spec.vocabulary, spec.embedding_width), spec.dim, spec.embedding_width)
+        if shapes != (tuple(embeddings.shape), config.dim, config.embedding_width):
+            raise ArtifactError(
+                f"codec {folder} contradicts itself: its table is for {spec.vocabulary} embeddings of width "
+                f"{spec.embedding_width} in {spec.dim} dimensions, its decoder for width {config.embedding_width} from "
+                f"{config.dim} dimensions, and the model has {list(embeddings.shape)}; train it again"
+            )
         network = build_decoder(config)
         _load_weights(network, folder / DECODER_FILE)
-        embeddings = input_embeddings(model)
         soft = _read_soft_prompt(folder / SOFT_PROMPT_FOLDER, spec.embedding_width).to(embeddings)
         return cls(table, (folder / DEVICE_FILE).read_bytes(), (), soft, PromptDecoder(table, network, embeddings))
 

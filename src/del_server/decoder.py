@@ -70,8 +70,9 @@ class PromptDecoder:
 
     def _clear(self, segment: PublicSegment) -> tuple[Tensor, Tensor, Tensor]:
         ids = torch.tensor(segment.token_ids, dtype=torch.long)
-        if int(ids.min()) < 0 or int(ids.max()) >= len(self._embeddings):
-            raise InvalidValue("token_ids", int(ids.max()), f"the model knows ids 0 to {len(self._embeddings) - 1}")
+        outside = ids[(ids < 0) | (ids >= len(self._embeddings))]
+        if len(outside):
+            raise InvalidValue("token_ids", int(outside[0]), f"the model knows ids 0 to {len(self._embeddings) - 1}")
         mean = self._embeddings[ids.to(self._device)].float()
         zeros = torch.zeros(segment.tokens, self.table.spec.dim, device=self._device)
         noise = noise_features(torch.ones(1), torch.ones(1)).new_zeros(segment.tokens, 3).to(self._device)

@@ -13,7 +13,7 @@ from del_codec.shipped import DEVICE_FILE
 from del_codec.spec import Measured
 from del_codec.table import LatentTable
 from del_server.codec import ServedCodec
-from del_server.commands.train import hub_tokenizer
+from del_server.commands.train import DTYPES, hub_tokenizer
 from del_server.evaluation import Bounds, Evaluation, Row, table, to_json
 from del_server.models import load_model
 from del_server.training.text import read_texts, tokenize
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--continuation", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything measured to OUT")
     parser.add_argument("--record", action="store_true", help="write the rows into the codec (its fingerprint changes)")
-    parser.add_argument("--dtype", default="auto", help="of the model: auto, float32, bfloat16")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the model (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
 
 

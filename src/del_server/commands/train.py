@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from del_codec.errors import InvalidValue
+from del_codec.shipped import DEVICE_FILE
 from del_server.models import load_model, resolve
 from del_server.training import recipe as recipes
 from del_server.training.self_text import SelfText, sample
@@ -20,6 +21,7 @@ from del_server.training.train import Subject, Trainer, TrainingOptions
 SELF_TEXT_FILE = "self_text.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RUN_FILE = "run.json"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mu", default="1:60", metavar="LO:HI", help="range of noise (default: %(default)s)")
     parser.add_argument("--chat-share", type=float, default=defaults.chat_share, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
-    parser.add_argument("--dtype", default="auto", help="of the model: auto, float32, bfloat16")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the model (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
 
@@ -116,7 +118,7 @@ def tokenizer_file(tokenizer: Any) -> bytes:
 
 def _self_text(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> SelfText:
     kept = arguments.self_text_file or arguments.out / SELF_TEXT_FILE
-    if kept.is_file():
+    if arguments.self_text_file or kept.is_file():
         return SelfText.load(kept)
     if not arguments.self_text:
         return SelfText([], [])
@@ -130,9 +132,10 @@ def _self_text(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> Sel
 def _claim_folder(out: Path, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise InvalidValue("out", str(out), "is a file; name a folder")
-    checkpoint = out / CHECKPOINT_FILE
-    if out.is_dir() and any(out.iterdir()) and not resume:
-        what = "holds a stopped run: add --resume, or" if checkpoint.exists() else "is not empty:"
+    stopped = (out / CHECKPOINT_FILE).exists()
+    finished = (out / DEVICE_FILE).exists() and not stopped
+    if out.is_dir() and any(out.iterdir()) and (finished or not resume):
+        what = "holds a stopped run: add --resume, or" if stopped else "is not empty:"
         raise InvalidValue("out", str(out), f"{what} name another folder")
     out.mkdir(parents=True, exist_ok=True)
 

@@ -53,8 +53,15 @@ class Curriculum:
             raise InvalidValue(
                 "batch, prompt", (self.batch, self.prompt), "use a batch of 1 and a prompt of 16 or more"
             )
+        if not 0 <= self.chat_share <= 1:
+            raise InvalidValue("chat_share", self.chat_share, "use a share from 0 to 1")
+        if not 0 <= self.seed < 1 << 31:
+            raise InvalidValue("seed", self.seed, "use a whole number from 0 to 2147483647")
         if not len(self.stream) and not self.turns:
             raise InvalidValue("text", "nothing", "give text files or samples of the model's own")
+        window = self.prompt + self.continuation
+        if 0 < len(self.stream) < window:
+            raise InvalidValue("text", f"{len(self.stream)} tokens", f"give at least {window} tokens of text")
 
     def lesson(self, stage: int, step: int) -> Lesson:
         """The lesson of a step."""

@@ -6,11 +6,15 @@ Checkpoints are safetensors, as everything else: nothing is unpickled.
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import safetensors
@@ -42,10 +46,11 @@ class Stage:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run is: stage and step to do next, and the recent loss of each finished stage."""
+    """Where a run is: stage and step to do next, and the loss of each finished stage."""
 
     stage: int = 0
     step: int = 0
+    losses: list[float] = field(default_factory=list)
 
 
 def run(stages: Sequence[Stage], module: nn.Module, checkpoint: Path | None) -> list[float]:
@@ -55,29 +60,33 @@ def run(stages: Sequence[Stage], module: nn.Module, checkpoint: Path | None) -> 
     finite, ArtifactError for a checkpoint of another run.
     """
     progress = Progress()
-    losses: list[float] = []
-    saved = _load(checkpoint, module, progress) if checkpoint else {}
-    for index in range(progress.stage, len(stages)):
-        stage = stages[index]
-        optimiser = torch.optim.AdamW(
-            [{"params": parameters, "lr": rate} for parameters, rate in stage.groups],
-            betas=(0.9, 0.98),
-            weight_decay=0.0,
-        )
-        _restore(optimiser, saved)
-        saved = {}
-        losses.append(_run_stage(index, stage, optimiser, module, progress, checkpoint))
-        progress.stage, progress.step = index + 1, 0
-    return losses
+    saved = _load(checkpoint, module, progress, _plan(stages)) if checkpoint else {}
+    with _ctrl_c() as asked:
+        for index in range(progress.stage, len(stages)):
+            optimiser = torch.optim.AdamW(
+                [{"params": parameters, "lr": rate} for parameters, rate in stages[index].groups],
+                betas=(0.9, 0.98),
+                weight_decay=0.0,
+            )
+            _restore(optimiser, saved)
+            saved = {}
+
+            def keep(optimiser: torch.optim.AdamW = optimiser) -> None:
+                if checkpoint:
+                    _save(checkpoint, module, optimiser, progress, _plan(stages))
+
+            progress.losses.append(_run_stage(index, stages[index], optimiser, progress, keep, asked))
+            progress.stage, progress.step = index + 1, 0
+    return progress.losses
 
 
 def _run_stage(
     index: int,
     stage: Stage,
     optimiser: torch.optim.AdamW,
-    module: nn.Module,
     progress: Progress,
-    checkpoint: Path | None,
+    keep: Callable[[], None],
+    asked: threading.Event,
 ) -> float:
     peaks = [group["lr"] for group in optimiser.param_groups]
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
@@ -85,34 +94,54 @@ def _run_stage(
     last_save = started = time.monotonic()
     first = progress.step
     bar = tqdm(range(first, stage.steps), desc=stage.name, initial=first, total=stage.steps, mininterval=2.0)
+    for step in bar:
+        progress.step = step
+        if asked.is_set():
+            keep()
+            raise TrainingStopped(f"stopped in {stage.name} at step {step}; --resume goes on from there")
+        if time.monotonic() - last_save > CHECKPOINT_SECONDS:
+            keep()
+            last_save = time.monotonic()
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["lr"] = peak * _schedule(step, stage.steps)
+        loss = stage.loss(index, step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        value = float(loss.detach())
+        if not math.isfinite(value) or not math.isfinite(float(norm)):
+            raise TrainingStopped(
+                f"{stage.name}: loss {value}, gradient norm {float(norm)} at step {step}; the last good checkpoint "
+                f"is kept: lower the learning rate, or raise LO of --mu, and start again"
+            )
+        optimiser.step()
+        recent = [*recent[-max(1, stage.steps // 10) :], value]
+        speed = (step + 1 - first) * stage.tokens_per_step / (time.monotonic() - started)
+        bar.set_postfix(loss=f"{sum(recent[-50:]) / len(recent[-50:]):.3f}", tokens_s=f"{speed:.0f}", refresh=False)
+    return sum(recent) / len(recent)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, to be obeyed between steps: no checkpoint must hold half of an update.
+
+    A second Ctrl-C ends at once.
+    """
+    asked = threading.Event()
+
+    def note(*_: object) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, note)
     try:
-        for step in bar:
-            progress.step = step
-            for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-                group["lr"] = peak * _schedule(step, stage.steps)
-            loss = stage.loss(index, step)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            value = float(loss.detach())
-            if not math.isfinite(value) or not math.isfinite(float(norm)):
-                raise TrainingStopped(
-                    f"{stage.name}: loss {value}, gradient norm {float(norm)} at step {step}; the last good checkpoint "
-                    f"is kept: lower the learning rate, or raise LO of --mu, and start again"
-                )
-            optimiser.step()
-            recent = [*recent[-max(1, stage.steps // 10) :], value]
-            speed = (step + 1 - first) * stage.tokens_per_step / (time.monotonic() - started)
-            bar.set_postfix(loss=f"{sum(recent[-50:]) / len(recent[-50:]):.3f}", tokens_s=f"{speed:.0f}", refresh=False)
-            if checkpoint and time.monotonic() - last_save > CHECKPOINT_SECONDS:
-                progress.step = step + 1
-                _save(checkpoint, module, optimiser, progress)
-                last_save = time.monotonic()
-    except KeyboardInterrupt:
-        if checkpoint:
-            _save(checkpoint, module, optimiser, progress)
-        raise TrainingStopped(f"stopped in {stage.name} at step {progress.step}; --resume goes on from there") from None
-    return sum(recent) / max(1, len(recent))
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -123,16 +152,22 @@ def _schedule(step: int, steps: int) -> float:
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _save(path: Path, module: nn.Module, optimiser: torch.optim.AdamW, progress: Progress) -> None:
+def _plan(stages: Sequence[Stage]) -> str:
+    """What a checkpoint's run was going to do; its steps set the schedule, so another number is another run."""
+    return json.dumps([[stage.name, stage.steps] for stage in stages])
+
+
+def _save(path: Path, module: nn.Module, optimiser: torch.optim.AdamW, progress: Progress, plan: str) -> None:
     tensors = {f"module.{name}": tensor.contiguous() for name, tensor in module.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": torch.as_tensor(value).contiguous() for name, value in state.items()}
+    metadata = {"plan": plan} | {name: json.dumps(value) for name, value in asdict(progress).items()}
     scratch = path.with_suffix(".tmp")
-    safetensors.torch.save_file(tensors, scratch, metadata={"stage": str(progress.stage), "step": str(progress.step)})
+    safetensors.torch.save_file(tensors, scratch, metadata=metadata)
     os.replace(scratch, path)
 
 
-def _load(path: Path, module: nn.Module, progress: Progress) -> dict[str, Tensor]:
+def _load(path: Path, module: nn.Module, progress: Progress, plan: str) -> dict[str, Tensor]:
     """Fill module and progress; returns the optimiser's tensors ({} where there is no checkpoint yet)."""
     if not path.exists():
         return {}
@@ -140,7 +175,11 @@ def _load(path: Path, module: nn.Module, progress: Progress) -> dict[str, Tensor
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        progress.stage, progress.step = int(metadata["stage"]), int(metadata["step"])
+        if metadata["plan"] != plan:
+            raise ValueError(f"it was going to do {metadata['plan']}, this run would do {plan}")
+        progress.stage, progress.step, progress.losses = (
+            json.loads(metadata[name]) for name in ("stage", "step", "losses")
+        )
         module.load_state_dict({n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")})
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{path} is not a checkpoint of this recipe and model: {error}") from None

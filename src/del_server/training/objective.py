@@ -24,7 +24,7 @@ class Judge:
     def logits(self, soft: Tensor | None, prompt: Tensor, present: Tensor, target: Tensor) -> Tensor:
         """Logits [B, C, V] (float32) of target ids [B, C] after [soft prompt] + prompt embeddings [B, T, D].
 
-        soft: [P, D] or None; present: [B, T] bool, False for padding.
+        soft: [P, D] or None; present: [B, T] bool, False for what is not there: padding, or a hole in a prompt.
         """
         batch = len(prompt)
         parts = [prompt, self.embeddings[target]]
@@ -36,7 +36,13 @@ class Judge:
         mask = torch.cat(masks, dim=1)
         # Without padding the mask is left out, so that attention can take its causal fast path.
         padded = not bool(present.all())
-        position = (mask.long().cumsum(dim=1) - 1).clamp_min(0) if padded else None
+        position = None
+        if padded:
+            # What is absent goes to the front: the first target must follow something that is there.
+            order = mask.long().argsort(dim=1, stable=True)
+            mask = mask.gather(1, order)
+            embeds = embeds.gather(1, order.unsqueeze(-1).expand_as(embeds))
+            position = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
         out = self.model(
             inputs_embeds=embeds,
             attention_mask=mask.long() if padded else None,

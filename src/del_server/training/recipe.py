@@ -77,7 +77,7 @@ def load(name: str) -> Recipe:
         data: dict[str, Any] = json.loads(path.read_text())
         phases = tuple(Phase(**{**phase, "parts": tuple(phase["parts"])}) for phase in data.pop("phases"))
         return Recipe(name=path.stem, phases=phases, **data)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         if isinstance(error, InvalidValue):
             raise
         known = [field.name for field in fields(Recipe)]

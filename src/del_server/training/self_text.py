@@ -46,7 +46,7 @@ class SelfText:
         try:
             tensors = safetensors.numpy.load_file(path)
             bounds = np.cumsum(tensors["lengths"])[:-1]
-            parts = np.split(tensors["ids"].astype(np.int64), bounds)
+            parts = np.split(tensors["ids"].astype(np.int64), bounds)[: len(tensors["lengths"])]
             count = int(tensors["documents"][0])
         except (OSError, KeyError, IndexError, ValueError, safetensors.SafetensorError) as error:
             raise ArtifactError(f"{path} does not hold a model's own samples: {error}") from None

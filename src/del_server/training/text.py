@@ -49,18 +49,19 @@ class ChatSample:
 
 
 def read_texts(path: Path) -> list[str]:
-    """Documents of a file: .txt, .jsonl (field text, instruction or review) or .tsv-free text, also with .xz.
+    """Documents of a file: .jsonl (field text, instruction or review) or plain text, also with .xz.
 
-    A .txt file is one document. Project Gutenberg's header and footer are stripped, WikiText's tokenised
+    A file of plain text is one document. Project Gutenberg's header and footer are stripped, WikiText's tokenised
     spacing is undone. Raises ArtifactError for a file that can't be read.
     """
     try:
         with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
-            text = file.read(MAX_TEXT_BYTES).decode("utf-8-sig")
-    except (OSError, lzma.LZMAError, UnicodeDecodeError) as error:
+            text = file.read(MAX_TEXT_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path} can't be read as UTF-8 text: {error}") from None
     if ".jsonl" in path.suffixes:
-        return [_record_text(path, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        # splitlines would also cut at U+2028 and its like, which JSON allows inside of a string.
+        return [_record_text(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if " @-@ " in text:
         return [detokenize_wikitext(text)]
     return [strip_gutenberg(text)]
@@ -69,7 +70,10 @@ def read_texts(path: Path) -> list[str]:
 def _record_text(path: Path, number: int, line: str) -> str:
     try:
         record = json.loads(line)
-        return str(next(record[key] for key in ("text", "instruction", "review") if key in record))
+        found = next(record[key] for key in ("text", "instruction", "review") if key in record)
+        if not isinstance(found, str):
+            raise TypeError
+        return found
     except (ValueError, TypeError, StopIteration):
         raise ArtifactError(f"{path} line {number} is not a JSON object with a text field") from None
 
@@ -80,7 +84,7 @@ def strip_gutenberg(text: str) -> str:
     end = re.search(r"\n[^\n]*\*\*\* ?END OF TH|\nEnd of (the )?Project Gutenberg", text)
     body = text[start.end() if start else 0 : end.start() if end else len(text)]
     if start:
-        body = re.sub(r"(?<!\n)\r?\n(?![\r\n])", " ", body)
+        body = re.sub(r"(?<!\n)\n(?!\n)", " ", body)
     return body
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from del_codec.errors import InvalidValue
 from del_codec.projection import ProjectionConfig
-from del_codec.spec import CodecSpec, Measured
+from del_codec.spec import CodecSpec
 from del_server.codec import REFERENCES_FILE, model_sha256, save_codec
 from del_server.training.curriculum import Curriculum, Lesson
 from del_server.training.learner import Learner
@@ -64,7 +64,6 @@ class Trainer:
         self.judge = Judge(subject.model)
         embeddings = self.judge.embeddings.float()
         self.device = embeddings.device
-        torch.manual_seed(options.seed)
         self.config = ProjectionConfig(
             dim=options.dim,
             embedding_width=embeddings.shape[1],
@@ -76,12 +75,7 @@ class Trainer:
             heads=recipe.heads,
             norm_cap=recipe.norm_cap,
         )
-        self.counts = _count(stream, turns, len(embeddings))
-        log_prior = np.log((self.counts + 0.5) / (self.counts + 0.5).sum())
-        start = self._initial_soft_prompt(embeddings, stream, turns)
-        self.learner = Learner(self.config, embeddings, torch.from_numpy(log_prior), start).to(self.device)
-        self.floor = nn.Parameter(start.clone())
-        self.ceiling = nn.Parameter(start.clone())
+        # What can't be learned or saved is refused before anything is.
         self.curriculum = Curriculum(
             stream=stream,
             turns=turns,
@@ -94,6 +88,14 @@ class Trainer:
             chat_share=options.chat_share,
             seed=options.seed,
         )
+        self.spec = _spec(subject, options, embeddings.shape)
+        self.counts = _count(stream, turns, len(embeddings))
+        log_prior = np.log((self.counts + 0.5) / (self.counts + 0.5).sum())
+        start = self._initial_soft_prompt(embeddings, stream, turns)
+        torch.manual_seed(options.seed)
+        self.learner = Learner(self.config, embeddings, torch.from_numpy(log_prior), start).to(self.device)
+        self.floor = nn.Parameter(start.clone())
+        self.ceiling = nn.Parameter(start.clone())
         self.module = nn.Module()
         self.module.learner = self.learner
         self.module.floor = self.floor
@@ -101,7 +103,7 @@ class Trainer:
 
     def _initial_soft_prompt(self, embeddings: Tensor, stream: Ids, turns: Sequence[ChatSample]) -> Tensor:
         """Embeddings of the first ids of the text: a soft prompt that starts as words is easier to train."""
-        source = stream if len(stream) >= self.recipe.soft_tokens else np.concatenate([t.answer for t in turns])
+        source = stream if len(stream) else np.concatenate([t.answer for t in turns])
         ids = np.resize(source, self.recipe.soft_tokens)
         return embeddings[torch.from_numpy(ids).to(embeddings.device)]
 
@@ -185,37 +187,38 @@ class Trainer:
             loss = loss + weight * distillation(logits, self.judge.teacher(clean_ids, everywhere, target), scored)
         return loss
 
-    def save(self, folder: Path, measured: tuple[Measured, ...] = ()) -> None:
+    def save(self, folder: Path) -> None:
         """Bake the table and write the codec's folder."""
-        subject, options = self.subject, self.options
-        tokenizer = subject.tokenizer_file
-        template = subject.chat_template
-        spec = CodecSpec(
-            model=subject.name,
-            model_sha256=model_sha256(subject.model),
-            dim=options.dim,
-            vocabulary=len(self.judge.embeddings),
-            embedding_width=self.config.embedding_width,
-            tokenizer_sha256=hashlib.sha256(tokenizer).hexdigest(),
-            chat_template_sha256=hashlib.sha256(template.encode()).hexdigest() if template else "",
-            mu_milli_min=round(1000 * options.mu_low),
-            mu_milli_max=round(1000 * options.mu_high),
-            measured=measured,
-        )
         save_codec(
             folder=folder,
-            spec=spec,
+            spec=self.spec,
             latents=self.learner.baked().numpy(),
             unigram_counts=self.counts.astype(np.uint32),
             config=self.config,
             decoder=self.learner.decoder.state_dict(),
             soft_prompt=self.learner.soft_prompt,
-            tokenizer=tokenizer,
-            chat_template=template,
+            tokenizer=self.subject.tokenizer_file,
+            chat_template=self.subject.chat_template,
         )
         references = {"floor": self.floor, "ceiling": self.ceiling}
         half = {name: soft.detach().to("cpu", torch.float16).contiguous() for name, soft in references.items()}
         safetensors.torch.save_file(half, folder / REFERENCES_FILE)
+
+
+def _spec(subject: Subject, options: TrainingOptions, shape: torch.Size) -> CodecSpec:
+    """What the codec will say of itself; shape: of the model's embeddings [V, D]."""
+    template = subject.chat_template
+    return CodecSpec(
+        model=subject.name,
+        model_sha256=model_sha256(subject.model),
+        dim=options.dim,
+        vocabulary=shape[0],
+        embedding_width=shape[1],
+        tokenizer_sha256=hashlib.sha256(subject.tokenizer_file).hexdigest(),
+        chat_template_sha256=hashlib.sha256(template.encode()).hexdigest() if template else "",
+        mu_milli_min=round(1000 * options.mu_low),
+        mu_milli_max=round(1000 * options.mu_high),
+    )
 
 
 def _count(stream: Ids, turns: Sequence[ChatSample], vocabulary: int) -> Ids:
