@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from del_codec.encode import encode
 from del_codec.errors import ArtifactError, FrameError, InvalidValue, MismatchError
 from del_codec.frame import PrivateSegment, PublicSegment
 from del_codec.noise import NoiseSetting
+from del_codec.table import LatentTable
 from del_server.codec import ServedCodec
 
 
@@ -106,6 +108,27 @@ def test_adapter_of_another_kind_is_refused(folder: Path, model: Any) -> None:
     path = folder / "soft_prompt/adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "peft_type": "LORA"}))
     with pytest.raises(ArtifactError, match="LORA"):
+        ServedCodec.load(folder, model)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dim", 8), ("embedding_width", 16), ("dim", 1 << 40), ("dim", "16"), ("width", 1e9)]
+)
+def test_a_decoder_for_another_shape_is_refused(folder: Path, model: Any, field: str, value: object) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["projection"][field] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match=r"contradicts itself|not a codec's configuration"):
+        ServedCodec.load(folder, model)
+
+
+def test_a_table_of_another_vocabulary_is_refused(folder: Path, model: Any) -> None:
+    path = folder / "device.safetensors"
+    table = LatentTable.load(path)
+    spec = dataclasses.replace(table.spec, vocabulary=100)
+    path.write_bytes(LatentTable.to_bytes(spec, table.latents[:100], table.unigram_counts[:100]))
+    with pytest.raises(ArtifactError, match="contradicts itself"):
         ServedCodec.load(folder, model)
 
 
