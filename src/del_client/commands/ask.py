@@ -24,7 +24,7 @@ _FP16_BYTES = 2
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print; 0."""
     options = GenerationOptions(
-        max_new_tokens=arguments.max_tokens,
+        max_new_tokens=arguments.max_tokens or 0,
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         seed=arguments.seed,

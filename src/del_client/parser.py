@@ -1,0 +1,153 @@
+"""The arguments of del-client, with help that teaches. Imports nothing heavy: --help and completion are instant."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from del_client.config import SETTINGS
+from del_client.defaults import DEFAULT_DELTA, RULE
+
+BAD_INPUT = 2
+
+_NOISE = ("mu", "bits", "delta")
+_FILES = ("tokenizer", "chat_template")
+_SAMPLING = ("max_tokens", "temperature", "top_p", "seed")
+_ASKING = ("server", *_NOISE, "system", *_SAMPLING, *_FILES)
+
+_ORDER = "Settings: a flag goes before a DEL_ variable, it before the file; `del-client config` shows what holds."
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and leave."""
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+def build_parser() -> Parser:
+    """The parser of all commands; `configured` tells those whose settings come from elsewhere, too."""
+    parser = Parser(
+        prog="del-client",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Ask a language model on a server; your words leave this device only as randomised bits.",
+        epilog=_examples(
+            "del-client ask 'What helps against a cold?'        one question",
+            "del-client inspect 'What helps against a cold?'    what a server would read; nothing is sent",
+            "del-client COMMAND --help                          more of each",
+        ),
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_ask, _add_inspect, _add_certify, _add_config, _add_completion):
+        add(commands)
+    return parser
+
+
+def _add_ask(commands: Commands) -> None:
+    ask = _command(
+        commands,
+        "ask",
+        "ask a question and stream the answer",
+        "Ask a question: your words leave this device only as randomised bits. Of --mu and --bits, what you leave out "
+        f"is chosen by a rule: {RULE}. The answer goes to standard output, what it gave away to standard error.",
+        "del-client ask 'What helps against a cold?' --mu 15",
+        "echo 'Shorten this: ...' | del-client ask > answer.txt",
+        "del-client ask 'What helps?' --json | jq .epsilon_prompt",
+    )
+    _add_settings(ask, *_ASKING)
+    _add_prompt(ask)
+    ask.add_argument("--public", action="store_true", help="NO PRIVACY: send the whole prompt as plain token ids")
+    ask.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def _add_inspect(commands: Commands) -> None:
+    inspect = _command(
+        commands,
+        "inspect",
+        "show what a server could read from each token",
+        "For each token: what would leave this device and what the best attack on single tokens makes of it. The bits "
+        "are drawn for this preview and never sent.",
+        "del-client inspect 'My name is Ada.' --mu 5",
+        "del-client inspect 'My name is Ada.' --codec my-codec    no server needed",
+    )
+    _add_settings(inspect, "server", *_NOISE, "system", *_FILES)
+    _add_prompt(inspect)
+    inspect.add_argument("--codec", type=Path, metavar="FILE", help="device.safetensors or its folder; no server then")
+
+
+def _add_certify(commands: Commands) -> None:
+    certify = _command(
+        commands,
+        "certify",
+        "compute the exact guarantee of a setting",
+        "The exact guarantee of a setting, computed here: no server, no codec, no prompt.",
+        "del-client certify --dim 64 --bits 1 --mu 11 --tokens 15",
+    )
+    certify.set_defaults(configured=False)
+    certify.add_argument("--dim", type=int, required=True, metavar="D", help="coordinates a token")
+    certify.add_argument("--bits", type=int, required=True, metavar="N", help="bits a coordinate, 1 to 8")
+    certify.add_argument("--mu", type=float, required=True, metavar="M", help="noise: 1 is strong, 60 is weak")
+    certify.add_argument("--tokens", type=int, default=1, metavar="T", help="tokens certified together (1)")
+    certify.add_argument("--delta", type=float, default=DEFAULT_DELTA, metavar="X", help=f"({DEFAULT_DELTA:g})")
+    certify.add_argument("--vocabulary", type=int, default=49152, metavar="V", help="of the cap (49152)")
+    certify.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def _add_config(commands: Commands) -> None:
+    config = _command(
+        commands,
+        "config",
+        "show every setting, its value and where it comes from",
+        f"Every setting that holds here. {_ORDER} The file is $DEL_CONFIG, or ~/.config/del/client.toml.",
+        "DEL_MU=15 del-client config",
+        "echo 'server = \"10.0.0.7:50051\"' >> ~/.config/del/client.toml",
+    )
+    _add_settings(config, *(setting.name for setting in SETTINGS))
+
+
+def _add_completion(commands: Commands) -> None:
+    completion = _command(
+        commands,
+        "completion",
+        "print a script that completes del-client's arguments",
+        "A script for your shell. Put the line that loads it into ~/.bashrc or ~/.zshrc.",
+        'eval "$(del-client completion bash)"',
+        'eval "$(del-client completion zsh)"',
+    )
+    completion.set_defaults(configured=False)
+    completion.add_argument("shell", choices=("bash", "zsh"))
+
+
+def _command(commands: Commands, name: str, summary: str, description: str, *examples: str) -> Parser:
+    command = commands.add_parser(
+        name,
+        help=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=textwrap.fill(description, 100),
+        epilog=_examples(*examples),
+    )
+    command.set_defaults(configured=True)
+    return command
+
+
+def _examples(*lines: str) -> str:
+    return "examples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _add_prompt(command: argparse.ArgumentParser) -> None:
+    command.add_argument("prompt", nargs="?", help='the question; "-" or nothing: standard input')
+    command.add_argument("--plain", action="store_true", help="continue the text as it stands, without a chat template")
+
+
+def _add_settings(command: argparse.ArgumentParser, *names: str) -> None:
+    group = command.add_argument_group("settings", _ORDER)
+    for setting in SETTINGS:
+        if setting.name in names:
+            help_text = f"{setting.meaning} ({setting.shown(setting.default)})".replace("%", "%%")
+            group.add_argument(setting.flag, type=setting.read, metavar=setting.metavar, help=help_text)
