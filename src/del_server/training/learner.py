@@ -20,7 +20,6 @@ from del_codec.projection import (
     ProjectionConfig,
     build_decoder,
     noise_features,
-    posterior,
 )
 
 
@@ -54,11 +53,20 @@ class Learner(nn.Module):
         self.log_prior: Tensor
 
     def prompt(
-        self, ids: Tensor, private: Tensor, present: Tensor, dial_of: Tensor, dials: list[Dial]
+        self,
+        ids: Tensor,
+        private: Tensor,
+        present: Tensor,
+        dial_of: Tensor,
+        dials: list[Dial],
+        attacker: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Embeddings [B, T, D] of ids [B, T], private ones noised at dials[dial_of] ([B, T]), public ones clear; and
         the chance [B, T] that a guess drawn from the exact posterior names the token (0 where public, and for a linear
-        decoder, which has no posterior)."""
+        decoder, which has no posterior).
+
+        attacker: [B, T, V], the log-prior of an attacker for each position; None for the unigram prior.
+        """
         table = self.encoder(self.embeddings)
         clear = self.embeddings[ids]
         latents = torch.zeros(*ids.shape, self.config.dim, device=ids.device)
@@ -68,14 +76,16 @@ class Learner(nn.Module):
         for index, dial in enumerate(dials):
             here = private & (dial_of == index)
             if bool(here.any()):
-                latents[here], mean[here], leak[here] = self._noised(table, ids[here], dial)
+                prior = None if attacker is None else attacker[here]
+                latents[here], mean[here], leak[here] = self._noised(table, ids[here], dial, prior)
                 amplitude = torch.tensor(dial.amplitude, device=ids.device)
                 noise[here] = noise_features(amplitude, torch.tensor(float(dial.levels), device=ids.device))
         decoded = self.decoder(NoisyPrompt(latents, mean, noise, private, present))
         return torch.where(private.unsqueeze(-1), decoded.float(), clear), leak
 
-    def _noised(self, table: Tensor, ids: Tensor, dial: Dial) -> tuple[Tensor, Tensor, Tensor]:
-        """Unbiased latents [N, d] of one real draw, posterior means [N, D] and posteriors of the true ids [N]."""
+    def _noised(self, table: Tensor, ids: Tensor, dial: Dial, attacker: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Unbiased latents [N, d] of one real draw, posterior means [N, D] and posteriors of the true ids [N], the
+        latter under the attacker's log-prior [N, V]."""
         p_table = 0.5 + table / (2 * dial.amplitude)
         p = p_table[ids]
         with torch.no_grad():
@@ -88,10 +98,12 @@ class Learner(nn.Module):
             return latents, nothing, nothing[:, 0]
         log_complement = torch.log1p(-p_table)
         theta = torch.log(p_table) - log_complement
-        bias = dial.levels * log_complement.sum(dim=-1) + self.log_prior
-        weights = posterior(levels, theta, bias)
+        likelihood = torch.addmm(dial.levels * log_complement.sum(dim=-1), levels, theta.T)
+        weights = torch.softmax(likelihood + self.log_prior, dim=-1)
         values = self.embeddings.to(torch.bfloat16) if ids.is_cuda else self.embeddings
         mean: Tensor = (weights.to(values.dtype) @ values).float()
+        if attacker is not None:
+            weights = torch.softmax(likelihood + attacker, dim=-1)
         return latents, mean, weights.gather(1, ids.unsqueeze(1)).squeeze(1)
 
     def noiseless(self, ids: Tensor, private: Tensor, present: Tensor) -> Tensor:

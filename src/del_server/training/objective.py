@@ -58,6 +58,21 @@ class Judge:
         """Log-probabilities [B, C, V] that the plain model gives the continuation of the clean prompt."""
         return F.log_softmax(self.logits(None, self.embeddings[prompt_ids], present, target), dim=-1)
 
+    @torch.no_grad()
+    def reader(self, prompt_ids: Tensor, present: Tensor) -> Tensor:
+        """Log-probabilities [B, T - 1, V] that the plain model gives each id of a clean prompt but the first, from
+        those before it. present: [B, T] bool, False for padding on the left; what follows padding is not defined.
+        """
+        position = (present.long().cumsum(dim=1) - 1).clamp_min(0)
+        padded = not bool(present.all())
+        out = self.model(
+            inputs_embeds=self.embeddings[prompt_ids],
+            attention_mask=present.long() if padded else None,
+            position_ids=position if padded else None,
+            use_cache=False,
+        )
+        return F.log_softmax(out.logits[:, :-1].float(), dim=-1)
+
 
 def nll(logits: Tensor, target: Tensor, scored: Tensor) -> Tensor:
     """Mean negative log-likelihood (nats a token) of target [B, C] where scored [B, C]."""

@@ -35,7 +35,8 @@ class Recipe:
     """encoder, decoder, width, layers, norm_cap: see ProjectionConfig. kl_weight: share of the loss that distils the
     LLM's own distribution on the continuation of the clean prompt; the rest is cross-entropy on the true text.
     attack_weight: nats a token that the loss pays for certainty about a token, where it is sent at attack_mu or less:
-    the chance that a guess drawn from the exact posterior names it. It makes near tokens look alike at strong noise."""
+    the chance that a guess drawn from the exact posterior names it. It makes near tokens look alike at strong noise.
+    attack_context: that attacker's prior is the LLM's own, from the clean tokens before, instead of the unigram."""
 
     name: str
     encoder: Literal["linear", "tanh"]
@@ -49,6 +50,7 @@ class Recipe:
     norm_cap: float = 0.0
     attack_weight: float = 0.0
     attack_mu: float = 15.0
+    attack_context: bool = False
 
     def __post_init__(self) -> None:
         if not self.attack_weight >= 0 or not self.attack_mu > 0:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from del_codec.errors import InvalidValue
@@ -146,13 +147,21 @@ class Trainer:
         ids, private, present = self._prompt(lesson)
         dial_of = torch.from_numpy(lesson.dial_of).to(self.device)
         torch.manual_seed((self.options.seed << 32) + (stage << 24) + step)
-        prompt, leak = self.learner.prompt(ids, private, present, dial_of, lesson.dials)
+        attacker = self._attacker(ids, present) if self.recipe.attack_context else None
+        prompt, leak = self.learner.prompt(ids, private, present, dial_of, lesson.dials, attacker)
         loss = self._loss(self.learner.soft_prompt, prompt, lesson)
         if self.recipe.attack_weight > 0:
             strong = torch.tensor([dial.mu <= self.recipe.attack_mu for dial in lesson.dials], device=self.device)
             counted = private & strong[dial_of]
             loss = loss + self.recipe.attack_weight * (leak * counted).sum() / private.sum()
         return loss
+
+    def _attacker(self, ids: Tensor, present: Tensor) -> Tensor:
+        """Log-prior [B, T, V] of an attacker who knows all tokens before each: the LLM's, and unigram for the first."""
+        unigram = self.learner.log_prior.expand(len(ids), 1, -1)
+        prior = torch.cat([unigram, self.judge.reader(ids, present)], dim=1)
+        first = present & ~F.pad(present, (1, 0))[:, :-1]
+        return torch.where(first.unsqueeze(-1), unigram, prior)
 
     def _noiseless_loss(self, stage: int, step: int) -> Tensor:
         lesson = self.curriculum.lesson(stage, step)
