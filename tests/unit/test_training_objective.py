@@ -47,7 +47,7 @@ def test_clean_embeddings_give_the_plain_models_logits(judge: Judge) -> None:
     with torch.no_grad():
         plain = judge.model(torch.cat([PROMPT, TARGET], dim=1)).logits[:, 4:7]
         assert close(judge.logits(None, judge.embeddings[PROMPT], EVERYWHERE, TARGET), plain)
-        assert close(judge.teacher(PROMPT, EVERYWHERE, TARGET), F.log_softmax(plain, dim=-1))
+        assert close(judge.teacher(PROMPT, EVERYWHERE, TARGET, TARGET.shape[1]), F.log_softmax(plain, dim=-1))
 
 
 def test_a_soft_prompt_stands_before_the_prompt(judge: Judge, soft: Tensor) -> None:

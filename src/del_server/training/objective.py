@@ -54,21 +54,19 @@ class Judge:
         return logits
 
     @torch.no_grad()
-    def teacher(self, prompt_ids: Tensor, present: Tensor, target: Tensor) -> Tensor:
-        """Log-probabilities [B, C, V] that the plain model gives the continuation of the clean prompt."""
-        return F.log_softmax(self.logits(None, self.embeddings[prompt_ids], present, target), dim=-1)
-
-    @torch.no_grad()
-    def reader(self, prompt_ids: Tensor, present: Tensor) -> Tensor:
-        """Log-probabilities [B, T - 1, V] that the plain model gives each id of a clean prompt but the first, from
-        those before it. present: [B, T] bool, False for padding on the left; what follows padding is not defined.
+    def teacher(self, prompt_ids: Tensor, present: Tensor, target: Tensor, last: int) -> Tensor:
+        """Log-probabilities [B, last, V] that the plain model gives the last ids of clean prompts [B, T] and their
+        continuations [B, C], each from the ids before it; last <= T - 1 + C. What follows padding is not defined.
         """
-        position = (present.long().cumsum(dim=1) - 1).clamp_min(0)
+        whole = torch.cat([prompt_ids, target], dim=1)
+        there = torch.cat([present, torch.ones_like(target, dtype=torch.bool)], dim=1)
+        position = (there.long().cumsum(dim=1) - 1).clamp_min(0)
         padded = not bool(present.all())
         out = self.model(
-            inputs_embeds=self.embeddings[prompt_ids],
-            attention_mask=present.long() if padded else None,
+            inputs_embeds=self.embeddings[whole],
+            attention_mask=there.long() if padded else None,
             position_ids=position if padded else None,
+            logits_to_keep=last + 1,
             use_cache=False,
         )
         return F.log_softmax(out.logits[:, :-1].float(), dim=-1)

@@ -62,6 +62,8 @@ class Trainer:
     ) -> None:
         self.subject, self.recipe, self.options = subject, recipe, options
         torch.set_float32_matmul_precision("high")
+        # cuDNN's attention plans anew for each prompt length, which takes longer than the step.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self.judge = Judge(subject.model)
         embeddings = self.judge.embeddings.float()
         self.device = embeddings.device
@@ -147,26 +149,30 @@ class Trainer:
         ids, private, present = self._prompt(lesson)
         dial_of = torch.from_numpy(lesson.dial_of).to(self.device)
         torch.manual_seed((self.options.seed << 32) + (stage << 24) + step)
-        attacker = self._attacker(ids, present) if self.recipe.attack_context else None
+        recipe = self.recipe
+        teacher = attacker = None
+        if recipe.attack_weight > 0 and recipe.attack_context:
+            teacher = self._teacher(lesson, before=ids.shape[1] - 1)
+            attacker = self._attacker(teacher, present)
         prompt, leak = self.learner.prompt(ids, private, present, dial_of, lesson.dials, attacker)
-        loss = self._loss(self.learner.soft_prompt, prompt, lesson)
-        if self.recipe.attack_weight > 0:
-            strong = torch.tensor([dial.mu <= self.recipe.attack_mu for dial in lesson.dials], device=self.device)
-            counted = private & strong[dial_of]
-            loss = loss + self.recipe.attack_weight * (leak * counted).sum() / private.sum()
+        loss = self._loss(self.learner.soft_prompt, prompt, lesson, present, teacher)
+        if recipe.attack_weight > 0:
+            strong = torch.tensor([dial.mu <= recipe.attack_mu for dial in lesson.dials], device=self.device)
+            loss = loss + recipe.attack_weight * (leak * (private & strong[dial_of])).sum() / private.sum()
         return loss
 
-    def _attacker(self, ids: Tensor, present: Tensor) -> Tensor:
+    def _attacker(self, teacher: Tensor, present: Tensor) -> Tensor:
         """Log-prior [B, T, V] of an attacker who knows all tokens before each: the LLM's, and unigram for the first."""
-        unigram = self.learner.log_prior.expand(len(ids), 1, -1)
-        prior = torch.cat([unigram, self.judge.reader(ids, present)], dim=1)
+        length = present.shape[1]
+        unigram = self.learner.log_prior.expand(len(present), 1, -1)
+        prior = torch.cat([unigram, teacher[:, : length - 1]], dim=1)
         first = present & ~F.pad(present, (1, 0))[:, :-1]
         return torch.where(first.unsqueeze(-1), unigram, prior)
 
     def _noiseless_loss(self, stage: int, step: int) -> Tensor:
         lesson = self.curriculum.lesson(stage, step)
         ids, private, present = self._prompt(lesson)
-        return self._loss(None, self.learner.noiseless(ids, private, present), lesson)
+        return self._loss(None, self.learner.noiseless(ids, private, present), lesson, present)
 
     def _floor_loss(self, stage: int, step: int) -> Tensor:
         """No private position: what is left of a prompt is its public part (nothing, for plain text)."""
@@ -176,7 +182,8 @@ class Trainer:
 
     def _ceiling_loss(self, stage: int, step: int) -> Tensor:
         lesson = self.curriculum.lesson(stage, step)
-        return self._loss(self.ceiling, self.judge.embeddings[self._prompt(lesson)[0]], lesson)
+        ids, _, present = self._prompt(lesson)
+        return self._loss(self.ceiling, self.judge.embeddings[ids], lesson, present)
 
     def _prompt(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
         batch = lesson.batch
@@ -185,15 +192,24 @@ class Trainer:
         )
         return ids, private, present
 
-    def _loss(self, soft: Tensor | None, prompt: Tensor, lesson: Lesson, present: Tensor | None = None) -> Tensor:
-        batch = lesson.batch
-        target, scored = (torch.from_numpy(a).to(self.device) for a in (batch.target, batch.scored))
-        clean_ids, _, everywhere = self._prompt(lesson)
-        logits = self.judge.logits(soft, prompt, everywhere if present is None else present, target)
+    def _teacher(self, lesson: Lesson, before: int = 0) -> Tensor:
+        """Log-probabilities [B, before + C, V] of the plain model, of the continuation of the clean prompt and of as
+        many of the prompt's last ids."""
+        ids, _, present = self._prompt(lesson)
+        target = torch.from_numpy(lesson.batch.target).to(self.device)
+        return self.judge.teacher(ids, present, target, before + target.shape[1])
+
+    def _loss(
+        self, soft: Tensor | None, prompt: Tensor, lesson: Lesson, present: Tensor, teacher: Tensor | None = None
+    ) -> Tensor:
+        """The recipe's loss on the continuation; teacher: from _teacher, where it is there already."""
+        target, scored = (torch.from_numpy(a).to(self.device) for a in (lesson.batch.target, lesson.batch.scored))
+        logits = self.judge.logits(soft, prompt, present, target)
         weight = self.recipe.kl_weight
         loss = (1 - weight) * nll(logits, target, scored)
         if weight > 0:
-            loss = loss + weight * distillation(logits, self.judge.teacher(clean_ids, everywhere, target), scored)
+            teacher = self._teacher(lesson) if teacher is None else teacher
+            loss = loss + weight * distillation(logits, teacher[:, -target.shape[1] :], scored)
         return loss
 
     def save(self, folder: Path) -> None:
