@@ -33,6 +33,8 @@ CONFIG_FILE = "config.json"
 DECODER_FILE = "decoder.safetensors"
 SOFT_PROMPT_FOLDER = "soft_prompt"
 REFERENCES_FILE = "references.safetensors"
+LORA_FOLDER = "lora"
+REFERENCES_FOLDER = "references"
 MAX_SOFT_TOKENS = 1024
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from del_codec.encode import encode
 from del_codec.errors import ArtifactError, InvalidValue
@@ -89,8 +89,8 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[float]]:
 
         return loss
 
-    def run_watched(stages: Sequence[Stage], module: nn.Module, checkpoint: Path | None) -> list[float]:
-        return loop.run([replace(stage, loss=watched(stage)) for stage in stages], module, checkpoint)
+    def run_watched(stages: Sequence[Stage], *arguments: Any) -> list[float]:
+        return loop.run([replace(stage, loss=watched(stage)) for stage in stages], *arguments)
 
     monkeypatch.setattr("del_server.training.train.run", run_watched)
     return seen
@@ -130,7 +130,7 @@ def test_the_floor_sees_no_private_token_and_the_ceiling_sees_all(
         run(tiny_model, out, "--text", text, "--recipe", "paper", "--batch", 64)
     (trainer,) = trainers
     embed = trainer.judge.embeddings
-    start = embed[torch.from_numpy(trainer.curriculum.stream[:100])]
+    start = embed[torch.from_numpy(trainer.curriculum.corpus.stream[:100])]
 
     def by_hand(stage: int, private_too: bool) -> float:
         batch = trainer.curriculum.lesson(stage, 0).batch
@@ -170,7 +170,7 @@ def test_a_stopped_training_resumes_to_the_very_same_codec(
         return nll(*of)
 
     with monkeypatch.context() as patched:
-        patched.setattr("del_server.training.train.nll", ctrl_c)
+        patched.setattr("del_server.training.losses.nll", ctrl_c)
         with pytest.raises(TrainingStopped, match="--resume goes on from there"):
             run(tiny_model, out / "stopped", *arguments)
     assert (out / "stopped" / train.CHECKPOINT_FILE).exists()
@@ -199,7 +199,7 @@ def stopped(tiny_model: Path, text: Path, out: Path, monkeypatch: pytest.MonkeyP
         return nll(*of)
 
     with monkeypatch.context() as patched:
-        patched.setattr("del_server.training.train.nll", ctrl_c)
+        patched.setattr("del_server.training.losses.nll", ctrl_c)
         with pytest.raises(TrainingStopped):
             run(tiny_model, out, "--text", text)
     return out

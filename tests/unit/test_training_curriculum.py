@@ -12,13 +12,13 @@ from del_codec.errors import InvalidValue
 from del_codec.noise import NoiseSetting
 from del_server.training.curriculum import DIALS_PER_BATCH, Curriculum, Lesson
 from del_server.training.learner import Dial
-from del_server.training.text import ChatSample
+from del_server.training.text import ChatSample, Corpus
 
 WORDS = np.arange(1000, 1010)
 TURN = ChatSample(np.array([1, 2]), WORDS, np.array([3]), np.array([7, 8, 9, 10, 11]))
+TEXT = Corpus(np.arange(500))
 CURRICULUM = Curriculum(
-    stream=np.arange(500),
-    turns=[TURN],
+    corpus=Corpus(stream=np.arange(500), turns=[TURN]),
     batch=16,
     prompt=40,
     continuation=4,
@@ -86,12 +86,12 @@ def test_every_position_is_sent_at_one_of_the_dials_and_some_prompts_change_it_m
 
 
 def test_text_prompts_have_all_lengths_up_to_the_longest() -> None:
-    lengths = [lesson.batch.prompt.shape[1] for lesson in lessons(replace(CURRICULUM, turns=()))]
+    lengths = [lesson.batch.prompt.shape[1] for lesson in lessons(replace(CURRICULUM, corpus=TEXT))]
     assert (min(lengths), max(lengths)) == (16, 40)
 
 
 def test_some_text_has_a_public_span_and_none_is_wholly_public() -> None:
-    private = [row for lesson in lessons(replace(CURRICULUM, turns=())) for row in lesson.batch.private]
+    private = [row for lesson in lessons(replace(CURRICULUM, corpus=TEXT)) for row in lesson.batch.private]
     with_span = [row for row in private if not row.all()]
     assert len(with_span) / len(private) == pytest.approx(1 / 8, rel=0.3)
     for row in with_span:
@@ -107,8 +107,8 @@ def test_the_share_of_chat_is_as_asked(share: float, low: float, high: float) ->
 
 def test_without_text_all_is_chat_and_without_turns_all_is_text() -> None:
     empty = np.zeros(0, dtype=np.int64)
-    assert all(map(is_chat, lessons(replace(CURRICULUM, stream=empty, chat_share=0.0))))
-    assert not any(map(is_chat, lessons(replace(CURRICULUM, turns=(), chat_share=1.0))))
+    assert all(map(is_chat, lessons(replace(CURRICULUM, corpus=Corpus(empty, [TURN]), chat_share=0.0))))
+    assert not any(map(is_chat, lessons(replace(CURRICULUM, corpus=TEXT, chat_share=1.0))))
 
 
 def test_only_the_users_words_are_private_in_chat() -> None:
@@ -131,8 +131,8 @@ def test_only_the_users_words_are_private_in_chat() -> None:
         ({"chat_share": float("nan")}, "chat_share"),
         ({"seed": -1}, "seed"),
         ({"seed": 1 << 31}, "seed"),
-        ({"stream": np.arange(43)}, "text is '43 tokens': give at least 44 tokens of text"),
-        ({"stream": np.arange(0), "turns": ()}, "text is 'nothing'"),
+        ({"corpus": Corpus(np.arange(43))}, "text is '43 tokens': give at least 44 tokens of text"),
+        ({"corpus": Corpus(np.arange(0))}, "text is 'nothing'"),
     ],
 )
 def test_what_can_not_be_taught_is_refused_before_the_first_step(changes: dict[str, Any], named: str) -> None:

@@ -35,8 +35,8 @@ def stages(model: Model, interruption: Callable[[int, int], None] = lambda stage
         return ((model.first - 1 + noise / 10) ** 2).sum() + ((model.second - model.first[:2] + 2) ** 2).sum()
 
     return [
-        Stage("first", [([model.first], 0.1)], STEPS, loss, tokens_per_step=1),
-        Stage("second", [([model.second], 0.1)], STEPS, loss, tokens_per_step=1),
+        Stage("first", [([model.first], 0.1)], STEPS, loss),
+        Stage("second", [([model.second], 0.1)], STEPS, loss),
     ]
 
 
@@ -153,7 +153,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     model = Model()
     broken = stages(model)
     sound = broken[0].loss
-    broken[0] = Stage("first", broken[0].groups, STEPS, lambda *at: sound(*at) * (bad if at[1] == 6 else 1), 1)
+    broken[0] = Stage("first", broken[0].groups, STEPS, lambda *at: sound(*at) * (bad if at[1] == 6 else 1))
     with pytest.raises(TrainingStopped, match=f"first: loss {bad}.* at step 6; the last good checkpoint is kept"):
         run(broken, model, checkpoint)
     assert model.first.isfinite().all()
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 def test_a_gradient_that_is_not_finite_stops_too(checkpoint: Path) -> None:
     model = Model()
     # The square root's value at zero is finite, its slope is not.
-    stage = Stage("first", [([model.first], 0.1)], STEPS, lambda *_: model.first.sqrt().sum(), 1)
+    stage = Stage("first", [([model.first], 0.1)], STEPS, lambda *_: model.first.sqrt().sum())
     with pytest.raises(TrainingStopped, match=r"loss 0\.0, gradient norm (inf|nan)"):
         run([stage], model, checkpoint)
     assert torch.equal(model.first, torch.zeros(3))
@@ -180,8 +180,8 @@ def stopped_run(checkpoint: Path) -> None:
 def test_a_checkpoint_of_another_plan_is_refused(checkpoint: Path) -> None:
     stopped_run(checkpoint)
     model = Model()
-    others = [Stage(f"other {s.name}", s.groups, s.steps, s.loss, 1) for s in stages(model)]
-    longer = [Stage(s.name, s.groups, s.steps + 1, s.loss, 1) for s in stages(model)]
+    others = [Stage(f"other {s.name}", s.groups, s.steps, s.loss) for s in stages(model)]
+    longer = [Stage(s.name, s.groups, s.steps + 1, s.loss) for s in stages(model)]
     for plan in (others, longer, stages(model)[:1]):
         with pytest.raises(ArtifactError, match="is not a checkpoint of this recipe"):
             run(plan, model, checkpoint)

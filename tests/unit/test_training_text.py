@@ -180,7 +180,7 @@ TURNS = [
 
 
 def test_a_chat_batch_ends_every_prompt_where_its_answer_begins() -> None:
-    batch = chat_batch(TURNS, np.random.default_rng(0), count=40, continuation=3)
+    batch = chat_batch(TURNS, np.zeros(0, dtype=np.int64), np.random.default_rng(0), count=40, continuation=3)
     rows = {
         (
             tuple(batch.prompt[row].tolist()),

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 
 from del_codec.errors import InvalidValue
 from del_codec.shipped import DEVICE_FILE
 from del_server.models import load_model, resolve
 from del_server.training import recipe as recipes
-from del_server.training.self_text import SelfText, sample
-from del_server.training.text import read_texts, tokenize
+from del_server.training.self_text import SelfText, sample, template_between
+from del_server.training.text import Corpus, read_dataset, read_texts, tokenize
 from del_server.training.train import Subject, Trainer, TrainingOptions
 
 SELF_TEXT_FILE = "self_text.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 RUN_FILE = "run.json"
+# As devices write them in a secret's place (docs/spans.md).
+PLACEHOLDERS = tuple(f" [{kind}_{n}]" for kind in ("NAME", "NUMBER", "EMAIL", "DATE", "ADDRESS") for n in (1, 2, 3))
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -29,6 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     defaults = TrainingOptions()
     parser.add_argument("--model", default="smollm2", help="smollm2, a folder or a Hugging Face id (default: smollm2)")
     parser.add_argument("--text", type=Path, nargs="+", default=[], metavar="FILE", help=".txt or .jsonl, also .xz")
+    parser.add_argument(
+        "--dataset", nargs="+", default=[], metavar="NAME[:CONFIG][:SPLIT]", help="of the `datasets` library"
+    )
+    parser.add_argument(
+        "--dataset-documents", type=int, default=20000, metavar="N", help="of each dataset (default: %(default)s)"
+    )
     parser.add_argument("--self-text", type=int, default=0, metavar="N", help="add N samples of the model's own")
     parser.add_argument("--self-text-file", type=Path, metavar="FILE", help="samples that an earlier run drew")
     parser.add_argument("--self-text-batch", type=int, default=256, help="samples at once (default: %(default)s)")
@@ -41,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=defaults.batch, help="sequences a step (default: %(default)s)")
     parser.add_argument("--mu", default="1:60", metavar="LO:HI", help="range of noise (default: %(default)s)")
     parser.add_argument("--chat-share", type=float, default=defaults.chat_share, help="(default: %(default)s)")
+    parser.add_argument("--lora", type=int, default=0, metavar="R", help="LoRA of rank R on the model (default: none)")
+    parser.add_argument(
+        "--mixed-precision",
+        default="no",
+        choices=("no", "bf16", "fp16"),
+        help="accelerate's, for what is trained (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=defaults.seed, help="(default: %(default)s)")
     parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the model (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -59,13 +75,17 @@ def run(arguments: argparse.Namespace) -> None:
         mu_low=low,
         mu_high=high,
         chat_share=arguments.chat_share,
+        lora=_at_least("lora", arguments.lora, 0),
+        mixed_precision=arguments.mixed_precision,
         seed=arguments.seed,
     )
     _claim_folder(arguments.out, arguments.resume)
-    model = load_model(arguments.model, arguments.dtype, arguments.device)
+    model = load_model(arguments.model, arguments.dtype, _device(arguments.device))
     tokenizer = hub_tokenizer(arguments.model)
     own = _self_text(arguments, model, tokenizer)
     texts = [text for path in arguments.text for text in read_texts(path)]
+    for name in arguments.dataset:
+        texts += read_dataset(name, _at_least("dataset-documents", arguments.dataset_documents, 1))
     separator = int(tokenizer.convert_tokens_to_ids(tokenizer.unk_token or tokenizer.eos_token))
     stream = np.concatenate([tokenize(tokenizer, texts, separator), *own.documents])
     subject = Subject(
@@ -74,22 +94,38 @@ def run(arguments: argparse.Namespace) -> None:
         tokenizer_file=tokenizer_file(tokenizer),
         chat_template=tokenizer.chat_template or "",
     )
-    trainer = Trainer(subject, recipe, options, stream, own.turns)
-    losses = trainer.run(arguments.out / CHECKPOINT_FILE)
+    corpus = Corpus(
+        stream=stream,
+        turns=own.turns,
+        between=template_between(tokenizer),
+        placeholders=[tokenize(tokenizer, [text], separator)[:-1] for text in PLACEHOLDERS],
+    )
+    trainer = Trainer(subject, recipe, options, corpus)
+    losses, speed = trainer.run(arguments.out / CHECKPOINT_FILE)
+    if not trainer.accelerator.is_main_process:
+        return
     trainer.save(arguments.out)
     facts = {
         "model": arguments.model,
         "recipe": asdict(recipe),
         "options": asdict(options),
         "text_files": [path.name for path in arguments.text],
+        "datasets": arguments.dataset,
         "text_tokens": len(stream),
         "own_documents": len(own.documents),
         "own_turns": len(own.turns),
         "final_losses": losses,
+        "speed": asdict(speed),
     }
     (arguments.out / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
     (arguments.out / CHECKPOINT_FILE).unlink(missing_ok=True)
     print(f"codec written to {arguments.out}; now: del-server evaluate --codec {arguments.out} --text FILE...")
+
+
+def _device(asked: str) -> str:
+    """Under several processes each has a GPU of its own; else as asked."""
+    state = PartialState()
+    return str(state.device) if asked == "auto" and state.num_processes > 1 else asked
 
 
 def parse_range(text: str) -> tuple[float, float]:

@@ -6,7 +6,6 @@ Training's randomness protects nobody's words; it is numpy's and torch's, not th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +13,10 @@ import numpy.typing as npt
 
 from del_codec.errors import InvalidValue
 from del_server.training.learner import Dial
-from del_server.training.text import Batch, ChatSample, Ids, chat_batch, text_batch
+from del_server.training.text import Batch, Corpus, chat_batch, text_batch
 
 DIALS_PER_BATCH = 4
+PLACEHOLDER_SHARE = 0.125
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,12 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
-    """stream: ids of plain text; turns: chat turns; batch: sequences a step; mu_low, mu_high: the range of noise.
+    """batch: sequences a step; mu_low, mu_high: the range of noise.
 
     The prompt's length is drawn from 16 to `prompt` tokens, so that short prompts are learned too.
     """
 
-    stream: Ids
-    turns: Sequence[ChatSample]
+    corpus: Corpus
     batch: int
     prompt: int
     continuation: int
@@ -57,23 +56,35 @@ class Curriculum:
             raise InvalidValue("chat_share", self.chat_share, "use a share from 0 to 1")
         if not 0 <= self.seed < 1 << 31:
             raise InvalidValue("seed", self.seed, "use a whole number from 0 to 2147483647")
-        if not len(self.stream) and not self.turns:
+        if not len(self.corpus.stream) and not self.corpus.turns:
             raise InvalidValue("text", "nothing", "give text files or samples of the model's own")
         window = self.prompt + self.continuation
-        if 0 < len(self.stream) < window:
-            raise InvalidValue("text", f"{len(self.stream)} tokens", f"give at least {window} tokens of text")
+        if 0 < len(self.corpus.stream) < window:
+            raise InvalidValue("text", f"{len(self.corpus.stream)} tokens", f"give at least {window} tokens of text")
 
     def lesson(self, stage: int, step: int) -> Lesson:
         """The lesson of a step."""
         rng = np.random.default_rng([self.seed, stage, step])
-        chat = bool(self.turns) and (not len(self.stream) or rng.random() < self.chat_share)
-        if chat:
-            batch = chat_batch(self.turns, rng, self.batch, self.continuation)
+        text = self.corpus
+        if text.turns and (not len(text.stream) or rng.random() < self.chat_share):
+            batch = chat_batch(text.turns, text.between, rng, self.batch, self.continuation)
         else:
             length = int(rng.integers(16, self.prompt + 1))
-            batch = text_batch(self.stream, rng, self.batch, length, self.continuation)
+            batch = text_batch(text.stream, rng, self.batch, length, self.continuation)
             batch = _with_public_spans(batch, rng)
+            batch = self._with_placeholders(batch, rng)
         return Lesson(batch, self._dials(rng), _segments(batch.prompt.shape, rng))
+
+    def _with_placeholders(self, batch: Batch, rng: np.random.Generator) -> Batch:
+        """One sequence in eight has a placeholder, in the clear, where some of its words were."""
+        prompt, private = batch.prompt.copy(), batch.private.copy()
+        fitting = [ids for ids in self.corpus.placeholders if len(ids) < prompt.shape[1] // 2]
+        for row in np.flatnonzero(rng.random(len(prompt)) < PLACEHOLDER_SHARE) if fitting else ():
+            ids = fitting[rng.integers(len(fitting))]
+            start = rng.integers(0, prompt.shape[1] - len(ids) + 1)
+            prompt[row, start : start + len(ids)] = ids
+            private[row, start : start + len(ids)] = False
+        return Batch(prompt, private, batch.present, batch.target, batch.scored)
 
     def _dials(self, rng: np.random.Generator) -> list[Dial]:
         """mu is uniform in its square root (weak noise teaches more, strong noise matters more); half are at 1 bit."""
@@ -83,7 +94,7 @@ class Curriculum:
 
 
 def _with_public_spans(batch: Batch, rng: np.random.Generator) -> Batch:
-    """One sequence in eight has a span of its prompt in the clear, as templates and placeholders are."""
+    """One sequence in eight has a span of its prompt in the clear."""
     count, length = batch.prompt.shape
     start = rng.integers(0, length, (count, 1))
     end = start + rng.integers(1, max(2, length // 4), (count, 1))

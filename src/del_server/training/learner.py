@@ -86,25 +86,26 @@ class Learner(nn.Module):
     def _noised(self, table: Tensor, ids: Tensor, dial: Dial, attacker: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Unbiased latents [N, d] of one real draw, posterior means [N, D] and posteriors of the true ids [N], the
         latter under the attacker's log-prior [N, V]."""
-        p_table = 0.5 + table / (2 * dial.amplitude)
-        p = p_table[ids]
-        with torch.no_grad():
-            counts = torch.full_like(p, float(dial.levels))
-            drawn = torch.binomial(counts, p.detach()) if dial.levels > 1 else torch.bernoulli(p.detach())
-        levels = drawn + dial.levels * (p - p.detach())
+        levels = _draw(table[ids], dial)
         latents = dial.amplitude * (2 * levels / dial.levels - 1)
         if isinstance(self.decoder, LinearDecoder):
             nothing = torch.zeros(len(ids), self.config.embedding_width, device=ids.device)
             return latents, nothing, nothing[:, 0]
-        log_complement = torch.log1p(-p_table)
-        theta = torch.log(p_table) - log_complement
-        likelihood = torch.addmm(dial.levels * log_complement.sum(dim=-1), levels, theta.T)
+        likelihood = _log_likelihood(table, levels, dial)
         weights = torch.softmax(likelihood + self.log_prior, dim=-1)
         values = self.embeddings.to(torch.bfloat16) if ids.is_cuda else self.embeddings
         mean: Tensor = (weights.to(values.dtype) @ values).float()
         if attacker is not None:
             weights = torch.softmax(likelihood + attacker, dim=-1)
         return latents, mean, weights.gather(1, ids.unsqueeze(1)).squeeze(1)
+
+    @torch.no_grad()
+    def guess(self, ids: Tensor, dial: Dial) -> Tensor:
+        """What per-token MAP with the unigram prior makes of one draw of ids, same shape."""
+        table: Tensor = self.encoder(self.embeddings)
+        flat = ids.flatten()
+        scores = _log_likelihood(table, _draw(table[flat], dial), dial) + self.log_prior
+        return scores.argmax(dim=-1).view_as(ids)
 
     def noiseless(self, ids: Tensor, private: Tensor, present: Tensor) -> Tensor:
         """Embeddings [B, T, D] of ids through encoder and linear decoder without noise: the paper's first phase."""
@@ -119,3 +120,19 @@ class Learner(nn.Module):
         """The table: int8 [V, d] on the CPU."""
         latents: Tensor = self.encoder(self.embeddings)
         return (latents * LATENT_MAX).round().clamp(-LATENT_MAX, LATENT_MAX).to("cpu", torch.int8)
+
+
+def _draw(latents: Tensor, dial: Dial) -> Tensor:
+    """Levels of latents [N, d], a real draw; the gradient goes straight through it (dK/dp = u)."""
+    p = 0.5 + latents / (2 * dial.amplitude)
+    with torch.no_grad():
+        counts = torch.full_like(p, float(dial.levels))
+        drawn = torch.binomial(counts, p.detach()) if dial.levels > 1 else torch.bernoulli(p.detach())
+    return drawn + dial.levels * (p - p.detach())
+
+
+def _log_likelihood(table: Tensor, levels: Tensor, dial: Dial) -> Tensor:
+    """log P(levels | token) of levels [N, d], each token of a table [V, d], up to a constant of the levels: [N, V]."""
+    p = 0.5 + table / (2 * dial.amplitude)
+    log_complement = torch.log1p(-p)
+    return torch.addmm(dial.levels * log_complement.sum(dim=-1), levels, (torch.log(p) - log_complement).T)

@@ -20,6 +20,7 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,6 +28,7 @@ from del_codec.errors import ArtifactError, DelError
 
 WARMUP_SHARE = 0.03
 CHECKPOINT_SECONDS = 60.0
+REPORTS = 5
 
 
 class TrainingStopped(DelError):
@@ -35,13 +37,14 @@ class TrainingStopped(DelError):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """name: for the progress bar. groups: (parameters, peak learning rate). loss: of (stage index, step)."""
+    """name: for the progress bar. groups: (parameters, peak learning rate). loss: of (stage index, step).
+    report: a line on how it goes, asked for REPORTS times on the way."""
 
     name: str
     groups: Sequence[tuple[list[nn.Parameter], float]]
     steps: int
     loss: Callable[[int, int], Tensor]
-    tokens_per_step: int
+    report: Callable[[], str] | None = None
 
 
 @dataclass(slots=True)
@@ -53,12 +56,16 @@ class Progress:
     losses: list[float] = field(default_factory=list)
 
 
-def run(stages: Sequence[Stage], module: nn.Module, checkpoint: Path | None) -> list[float]:
+def run(
+    stages: Sequence[Stage], module: nn.Module, checkpoint: Path | None, accelerator: Accelerator | None = None
+) -> list[float]:
     """Run all stages, from the checkpoint where there is one; returns each stage's mean loss over its last tenth.
 
-    module: what a checkpoint holds beside the optimiser. Raises TrainingStopped on Ctrl-C or a loss that is not
-    finite, ArtifactError for a checkpoint of another run.
+    module: what a checkpoint holds beside the optimiser. Under an accelerator of several processes each computes the
+    loss of its own share and gradients are averaged. Raises TrainingStopped on Ctrl-C, a loss that is not finite or
+    memory that doesn't suffice, ArtifactError for a checkpoint of another run.
     """
+    accelerator = accelerator or Accelerator()
     progress = Progress()
     saved = _load(checkpoint, module, progress, _plan(stages)) if checkpoint else {}
     with _ctrl_c() as asked:
@@ -72,26 +79,62 @@ def run(stages: Sequence[Stage], module: nn.Module, checkpoint: Path | None) -> 
             saved = {}
 
             def keep(optimiser: torch.optim.AdamW = optimiser) -> None:
-                if checkpoint:
+                if checkpoint and accelerator.is_main_process:
                     _save(checkpoint, module, optimiser, progress, _plan(stages))
 
-            progress.losses.append(_run_stage(index, stages[index], optimiser, progress, keep, asked))
+            step = _Step(stages[index], index, optimiser, accelerator)
+            progress.losses.append(_run_stage(step, progress, keep, asked))
             progress.stage, progress.step = index + 1, 0
     return progress.losses
 
 
-def _run_stage(
-    index: int,
-    stage: Stage,
-    optimiser: torch.optim.AdamW,
-    progress: Progress,
-    keep: Callable[[], None],
-    asked: threading.Event,
-) -> float:
-    peaks = [group["lr"] for group in optimiser.param_groups]
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+class _Step:
+    """One update of a stage's parameters at a time."""
+
+    def __init__(self, stage: Stage, index: int, optimiser: torch.optim.AdamW, accelerator: Accelerator) -> None:
+        self.stage, self._index, self._accelerator = stage, index, accelerator
+        self._peaks = [group["lr"] for group in optimiser.param_groups]
+        self._parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        self._optimiser = accelerator.prepare(optimiser)
+
+    def __call__(self, step: int) -> float:
+        """Take the step; its loss. Raises TrainingStopped where it can't be taken."""
+        for group, peak in zip(self._optimiser.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * _schedule(step, self.stage.steps)
+        try:
+            value, norm = self._update(step)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            raise TrainingStopped(
+                f"{self.stage.name}: not enough memory at step {step} ({str(error).splitlines()[0]}); lower --batch, "
+                "or take a smaller model"
+            ) from None
+        if not math.isfinite(value) or not math.isfinite(norm):
+            raise TrainingStopped(
+                f"{self.stage.name}: loss {value}, gradient norm {norm} at step {step}; the last good checkpoint "
+                f"is kept: lower the learning rate, or raise LO of --mu, and start again"
+            )
+        self._optimiser.step()
+        return value
+
+    def _update(self, step: int) -> tuple[float, float]:
+        """Loss and gradient norm; gradients are averaged over processes."""
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = self.stage.loss(self._index, step)
+        self._accelerator.backward(loss)
+        if self._accelerator.num_processes > 1:
+            for parameter in self._parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self._accelerator.reduce(parameter.grad, "mean")
+        norm = self._accelerator.clip_grad_norm_(self._parameters, 1.0)
+        return float(loss.detach()), float(norm)
+
+
+def _run_stage(take: _Step, progress: Progress, keep: Callable[[], None], asked: threading.Event) -> float:
+    stage = take.stage
     recent: list[float] = []
-    last_save = started = time.monotonic()
+    last_save = time.monotonic()
     first = progress.step
     bar = tqdm(range(first, stage.steps), desc=stage.name, initial=first, total=stage.steps, mininterval=2.0)
     for step in bar:
@@ -102,22 +145,10 @@ def _run_stage(
         if time.monotonic() - last_save > CHECKPOINT_SECONDS:
             keep()
             last_save = time.monotonic()
-        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
-            group["lr"] = peak * _schedule(step, stage.steps)
-        loss = stage.loss(index, step)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        value = float(loss.detach())
-        if not math.isfinite(value) or not math.isfinite(float(norm)):
-            raise TrainingStopped(
-                f"{stage.name}: loss {value}, gradient norm {float(norm)} at step {step}; the last good checkpoint "
-                f"is kept: lower the learning rate, or raise LO of --mu, and start again"
-            )
-        optimiser.step()
-        recent = [*recent[-max(1, stage.steps // 10) :], value]
-        speed = (step + 1 - first) * stage.tokens_per_step / (time.monotonic() - started)
-        bar.set_postfix(loss=f"{sum(recent[-50:]) / len(recent[-50:]):.3f}", tokens_s=f"{speed:.0f}", refresh=False)
+        recent = [*recent[-max(1, stage.steps // 10) :], take(step)]
+        bar.set_postfix(loss=f"{sum(recent[-50:]) / len(recent[-50:]):.3f}", refresh=False)
+        if stage.report and (step + 1) % max(1, stage.steps // REPORTS) == 0:
+            bar.write(f"{stage.name}, step {step + 1}: {stage.report()}")
     return sum(recent) / len(recent)
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from del_server import lora
 from del_server.codec import input_embeddings
 
 
@@ -21,10 +22,13 @@ class Judge:
         self.model = model.eval().requires_grad_(False)
         self.embeddings = input_embeddings(model)
 
-    def logits(self, soft: Tensor | None, prompt: Tensor, present: Tensor, target: Tensor) -> Tensor:
+    def logits(
+        self, soft: Tensor | None, prompt: Tensor, present: Tensor, target: Tensor, adapter: str | None = None
+    ) -> Tensor:
         """Logits [B, C, V] (float32) of target ids [B, C] after [soft prompt] + prompt embeddings [B, T, D].
 
-        soft: [P, D] or None; present: [B, T] bool, False for what is not there: padding, or a hole in a prompt.
+        soft: [P, D] or None; present: [B, T] bool, False for what is not there: padding, or a hole in a prompt;
+        adapter: the LoRA that the LLM has meanwhile.
         """
         batch = len(prompt)
         parts = [prompt, self.embeddings[target]]
@@ -43,6 +47,7 @@ class Judge:
             mask = mask.gather(1, order)
             embeds = embeds.gather(1, order.unsqueeze(-1).expand_as(embeds))
             position = (mask.long().cumsum(dim=1) - 1).clamp_min(0)
+        lora.use(self.model, adapter)
         out = self.model(
             inputs_embeds=embeds,
             attention_mask=mask.long() if padded else None,
@@ -62,6 +67,7 @@ class Judge:
         there = torch.cat([present, torch.ones_like(target, dtype=torch.bool)], dim=1)
         position = (there.long().cumsum(dim=1) - 1).clamp_min(0)
         padded = not bool(present.all())
+        lora.use(self.model, None)
         out = self.model(
             inputs_embeds=self.embeddings[whole],
             attention_mask=there.long() if padded else None,

@@ -58,15 +58,22 @@ class SelfText:
 
 def template_parts(tokenizer: Any) -> tuple[Ids, Ids]:
     """The chat template's ids before and after a first user turn (the latter up to the answer's first token)."""
-    rendered: str = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _SENTINEL}], tokenize=False, add_generation_prompt=True
-    )
-    before, _, after = rendered.partition(_SENTINEL)
+    before, after = _around_sentinels(tokenizer, [{"role": "user", "content": _SENTINEL}])
+    return before, after
 
-    def encode(text: str) -> Ids:
-        return np.asarray(tokenizer(text, add_special_tokens=False).input_ids, dtype=np.int64)
 
-    return encode(before), encode(after)
+def template_between(tokenizer: Any) -> Ids:
+    """The chat template's ids from the end of an answer to the user's next words; none without a template."""
+    if not tokenizer.chat_template:
+        return np.zeros(0, dtype=np.int64)
+    roles = ("user", "assistant", "user")
+    return _around_sentinels(tokenizer, [{"role": role, "content": _SENTINEL} for role in roles])[2]
+
+
+def _around_sentinels(tokenizer: Any, messages: list[dict[str, str]]) -> list[Ids]:
+    rendered: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    texts = rendered.split(_SENTINEL)
+    return [np.asarray(tokenizer(text, add_special_tokens=False).input_ids, dtype=np.int64) for text in texts]
 
 
 def sample(

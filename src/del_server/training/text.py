@@ -6,11 +6,12 @@ Knows nothing of noise or models.
 
 from __future__ import annotations
 
+import itertools
 import json
 import lzma
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from del_codec.errors import ArtifactError, InvalidValue
 
 Ids = npt.NDArray[np.int64]
 MAX_TEXT_BYTES = 1 << 32
+HISTORY_SHARE = 0.25
+HISTORY_ANSWER = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,17 @@ class ChatSample:
     answer: Ids
 
 
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What training reads. stream: ids of plain text; turns: chat turns; between: the template's ids from an answer to
+    the user's next words; placeholders: ids of each placeholder that a device may put in a secret's place."""
+
+    stream: Ids
+    turns: Sequence[ChatSample] = ()
+    between: Ids = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    placeholders: Sequence[Ids] = ()
+
+
 def read_texts(path: Path) -> list[str]:
     """Documents of a file: .jsonl (field text, instruction or review) or plain text, also with .xz.
 
@@ -65,6 +79,31 @@ def read_texts(path: Path) -> list[str]:
     if " @-@ " in text:
         return [detokenize_wikitext(text)]
     return [strip_gutenberg(text)]
+
+
+def read_dataset(name: str, limit: int) -> list[str]:
+    """Up to `limit` documents of a dataset of the `datasets` library, NAME[:CONFIG][:SPLIT]; its field `text`.
+
+    Raises InvalidValue for a dataset that can't be had or has no such field.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise InvalidValue(
+            "dataset", name, "needs the `datasets` library: pip install 'del-inference[train]'"
+        ) from None
+    path, *rest = name.split(":")
+    config, split = (rest[0] or None) if rest else None, rest[1] if len(rest) > 1 else "train"
+    try:
+        rows = datasets.load_dataset(path, config, split=split, streaming=True)
+        texts = [row["text"] for row in itertools.islice(rows, limit)]
+    except KeyError:
+        raise InvalidValue(
+            "dataset", name, "its rows have no field `text`; save them as .jsonl and use --text"
+        ) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise InvalidValue("dataset", name, f"can't be loaded: {error}") from None
+    return [text for text in texts if isinstance(text, str) and text]
 
 
 def _record_text(path: Path, number: int, line: str) -> str:
@@ -133,20 +172,44 @@ def _split(ids: Ids, prompt: int) -> Batch:
     return Batch(ids[:, :prompt], everywhere, everywhere, target, np.ones(target.shape, dtype=np.bool_))
 
 
-def chat_batch(samples: Sequence[ChatSample], rng: np.random.Generator, count: int, continuation: int) -> Batch:
-    """`count` random turns: template public, the user's words private, the answer to be predicted."""
+def chat_batch(
+    samples: Sequence[ChatSample], between: Ids, rng: np.random.Generator, count: int, continuation: int
+) -> Batch:
+    """`count` random chats: template and earlier answers public, users' words private, the last answer to be predicted.
+
+    One chat in four has an earlier turn; `between` are the template's ids from an answer to the next words,
+    empty where the model has no such template.
+    """
     chosen = [samples[i] for i in rng.integers(0, len(samples), count)]
-    length = max(len(s.before) + len(s.words) + len(s.after) for s in chosen)
+    earlier = [samples[i] for i in rng.integers(0, len(samples), count)]
+    has_history = (rng.random(count) < HISTORY_SHARE) & (len(between) > 0)
+    chats = [
+        _with_history(past, between, now) if with_past else _turn(now.before, now)
+        for past, now, with_past in zip(earlier, chosen, has_history, strict=True)
+    ]
+    length = max(len(ids) for ids, _ in chats)
     prompt = np.zeros((count, length), dtype=np.int64)
     private, present = np.zeros((2, count, length), dtype=np.bool_)
     target = np.zeros((count, continuation), dtype=np.int64)
     scored = np.zeros((count, continuation), dtype=np.bool_)
-    for row, sample in enumerate(chosen):
-        ids = np.concatenate([sample.before, sample.words, sample.after])
+    for row, ((ids, own), sample) in enumerate(zip(chats, chosen, strict=True)):
         start = length - len(ids)
-        prompt[row, start:], present[row, start:] = ids, True
-        words = start + len(sample.before)
-        private[row, words : words + len(sample.words)] = True
+        prompt[row, start:], private[row, start:], present[row, start:] = ids, own, True
         answer = sample.answer[:continuation]
         target[row, : len(answer)], scored[row, : len(answer)] = answer, True
     return Batch(prompt, private, present, target, scored)
+
+
+def _turn(before: Ids, turn: ChatSample) -> tuple[Ids, npt.NDArray[np.bool_]]:
+    """Ids of a turn up to its answer, and which of them are private."""
+    parts = (before, turn.words, turn.after)
+    return np.concatenate(parts), np.repeat([False, True, False], [len(part) for part in parts])
+
+
+def _with_history(past: ChatSample, between: Ids, now: ChatSample) -> tuple[Ids, npt.NDArray[np.bool_]]:
+    """A turn after another one, whose answer stands in the clear."""
+    ids, private = _turn(past.before, past)
+    answer = past.answer[:HISTORY_ANSWER]
+    later, later_private = _turn(between, now)
+    public = np.zeros(len(answer), dtype=np.bool_)
+    return np.concatenate([ids, answer, later]), np.concatenate([private, public, later_private])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,26 +11,31 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from del_codec.errors import InvalidValue
 from del_codec.projection import ProjectionConfig
 from del_codec.spec import CodecSpec
-from del_server.codec import REFERENCES_FILE, model_sha256, save_codec
-from del_server.training.curriculum import Curriculum, Lesson
+from del_server import lora
+from del_server.codec import LORA_FOLDER, REFERENCES_FILE, REFERENCES_FOLDER, model_sha256, save_codec
+from del_server.training.curriculum import Curriculum
 from del_server.training.learner import Learner
 from del_server.training.loop import Stage, run
-from del_server.training.objective import Judge, distillation, nll
+from del_server.training.losses import CEILING, CODEC, FLOOR, Losses
+from del_server.training.objective import Judge
+from del_server.training.probe import Probe, hold_out
 from del_server.training.recipe import Phase, Recipe
-from del_server.training.text import ChatSample, Ids
+from del_server.training.text import Corpus, Ids
 
 SOFT_PROMPT_RATE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """steps: of the recipe. batch: sequences a step. reference_steps: of the floor's and the ceiling's soft prompts."""
+    """steps: of the recipe. batch: sequences a step, of all processes together. reference_steps: of the floor's and the
+    ceiling's soft prompts. lora: rank of a LoRA on the LLM for codec, floor and ceiling each; 0 for none.
+    mixed_precision: accelerate's (no, bf16, fp16), for what is trained; the LLM has its own dtype."""
 
     dim: int = 64
     steps: int = 4000
@@ -41,6 +46,8 @@ class TrainingOptions:
     mu_low: float = 1.0
     mu_high: float = 60.0
     chat_share: float = 0.4
+    lora: int = 0
+    mixed_precision: str = "no"
     seed: int = 0
 
 
@@ -54,35 +61,37 @@ class Subject:
     chat_template: str
 
 
-class Trainer:
-    """One run of a recipe. The module that is checkpointed holds the learner and the two reference soft prompts."""
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Tokens a second of prompt and continuation together: of the training, and of the bare model's own forward and
+    backward pass over sequences of the longest length, which no training through it can exceed."""
 
-    def __init__(
-        self, subject: Subject, recipe: Recipe, options: TrainingOptions, stream: Ids, turns: Sequence[ChatSample]
-    ) -> None:
+    tokens_per_second: float
+    model_tokens_per_second: float
+
+
+class Trainer:
+    """One run of a recipe. The module that is checkpointed holds the learner, the two reference soft prompts and, with
+    a LoRA, the adapters of all three."""
+
+    def __init__(self, subject: Subject, recipe: Recipe, options: TrainingOptions, corpus: Corpus) -> None:
         self.subject, self.recipe, self.options = subject, recipe, options
+        self.accelerator = Accelerator(mixed_precision=options.mixed_precision)
         torch.set_float32_matmul_precision("high")
         # cuDNN's attention plans anew for each prompt length, which takes longer than the step.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self.judge = Judge(subject.model)
         embeddings = self.judge.embeddings.float()
         self.device = embeddings.device
-        self.config = ProjectionConfig(
-            dim=options.dim,
-            embedding_width=embeddings.shape[1],
-            embedding_rms=float(embeddings.pow(2).mean().sqrt()),
-            encoder=recipe.encoder,
-            decoder=recipe.decoder,
-            width=recipe.width,
-            layers=recipe.layers,
-            heads=recipe.heads,
-            norm_cap=recipe.norm_cap,
-        )
+        self.config = _projection(recipe, options.dim, embeddings)
         # What can't be learned or saved is refused before anything is.
+        corpus, held_out = hold_out(corpus, options.prompt, options.continuation)
+        processes = self.accelerator.num_processes
+        if options.batch % processes:
+            raise InvalidValue("batch", options.batch, f"must be a multiple of the {processes} processes")
         self.curriculum = Curriculum(
-            stream=stream,
-            turns=turns,
-            batch=options.batch,
+            corpus=corpus,
+            batch=options.batch // processes,
             prompt=options.prompt,
             continuation=options.continuation,
             dim=options.dim,
@@ -92,47 +101,58 @@ class Trainer:
             seed=options.seed,
         )
         self.spec = _spec(subject, options, embeddings.shape)
-        self.counts = _count(stream, turns, len(embeddings))
+        self.counts = _count(corpus, len(embeddings))
         log_prior = np.log((self.counts + 0.5) / (self.counts + 0.5).sum())
-        start = self._initial_soft_prompt(embeddings, stream, turns)
+        start = _initial_soft_prompt(recipe.soft_tokens, embeddings, corpus)
         torch.manual_seed(options.seed)
         self.learner = Learner(self.config, embeddings, torch.from_numpy(log_prior), start).to(self.device)
-        self.floor = nn.Parameter(start.clone())
-        self.ceiling = nn.Parameter(start.clone())
+        self.references = {name: nn.Parameter(start.clone()) for name in (FLOOR, CEILING)}
+        self._adapters = {
+            name: lora.add_lora(subject.model, name, options.lora)
+            for name in ((CODEC, FLOOR, CEILING) if options.lora else ())
+        }
         self.module = nn.Module()
         self.module.learner = self.learner
-        self.module.floor = self.floor
-        self.module.ceiling = self.ceiling
+        self.module.floor, self.module.ceiling = self.references[FLOOR], self.references[CEILING]
+        self.module.adapters = nn.ModuleDict({n: nn.ParameterList(ps) for n, ps in self._adapters.items()})
+        self._losses = Losses(
+            recipe,
+            self.curriculum,
+            self.judge,
+            self.learner,
+            dict(self.references),
+            adapters=bool(options.lora),
+            share=(self.accelerator.process_index, processes),
+        )
+        self._probe = Probe(held_out, self.judge, self.learner, options) if held_out else None
 
-    def _initial_soft_prompt(self, embeddings: Tensor, stream: Ids, turns: Sequence[ChatSample]) -> Tensor:
-        """Embeddings of the first ids of the text: a soft prompt that starts as words is easier to train."""
-        source = stream if len(stream) else np.concatenate([t.answer for t in turns])
-        ids = np.resize(source, self.recipe.soft_tokens)
-        return embeddings[torch.from_numpy(ids).to(embeddings.device)]
-
-    def run(self, checkpoint: Path | None) -> list[float]:
-        """Train; returns the final loss of each stage (the recipe's phases, floor, ceiling)."""
-        return run(self._stages(), self.module, checkpoint)
+    def run(self, checkpoint: Path | None) -> tuple[list[float], Speed]:
+        """Train; the final loss of each stage (the recipe's phases, floor, ceiling), and how fast it went."""
+        started = time.monotonic()
+        losses = run(self._stages(), self.module, checkpoint, self.accelerator)
+        seconds = time.monotonic() - started
+        own = self._losses.tokens * self.accelerator.num_processes
+        return losses, Speed(own / seconds, self._model_speed())
 
     def _stages(self) -> list[Stage]:
-        options = self.options
-        tokens = options.batch * (options.prompt + options.continuation)
+        options, losses = self.options, self._losses
         stages = [
             Stage(
                 f"{self.recipe.name} {number}/{len(self.recipe.phases)}",
                 self._groups(phase),
                 max(1, round(phase.share * options.steps)),
-                self._noised_loss if phase.noise else self._noiseless_loss,
-                tokens,
+                losses.noised if phase.noise else losses.noiseless,
+                self._probe.report if self._probe and phase.noise else None,
             )
             for number, phase in enumerate(self.recipe.phases, 1)
         ]
-        rate = SOFT_PROMPT_RATE * self.recipe.phases[-1].lr
-        for name, soft, loss in (
-            ("floor (no prompt)", self.floor, self._floor_loss),
-            ("ceiling (clean prompt)", self.ceiling, self._ceiling_loss),
+        rate = self.recipe.phases[-1].lr
+        for title, name, loss in (
+            ("floor (no prompt)", FLOOR, losses.floor),
+            ("ceiling (clean prompt)", CEILING, losses.ceiling),
         ):
-            stages.append(Stage(name, [([soft], rate)], options.reference_steps, loss, tokens))
+            groups = [([self.references[name]], SOFT_PROMPT_RATE * rate), *self._lora_group(name, rate)]
+            stages.append(Stage(title, groups, options.reference_steps, loss))
         return stages
 
     def _groups(self, phase: Phase) -> list[tuple[list[nn.Parameter], float]]:
@@ -142,75 +162,28 @@ class Trainer:
                 groups.append(([self.learner.soft_prompt], SOFT_PROMPT_RATE * phase.lr))
             else:
                 groups.append((list(getattr(self.learner, part).parameters()), phase.lr))
-        return groups
+        return groups + self._lora_group(CODEC, phase.lr)
 
-    def _noised_loss(self, stage: int, step: int) -> Tensor:
-        lesson = self.curriculum.lesson(stage, step)
-        ids, private, present = self._prompt(lesson)
-        dial_of = torch.from_numpy(lesson.dial_of).to(self.device)
-        torch.manual_seed((self.options.seed << 32) + (stage << 24) + step)
-        recipe = self.recipe
-        teacher = attacker = None
-        if recipe.attack_weight > 0 and recipe.attack_context:
-            teacher = self._teacher(lesson, before=ids.shape[1] - 1)
-            attacker = self._attacker(teacher, present)
-        prompt, leak = self.learner.prompt(ids, private, present, dial_of, lesson.dials, attacker)
-        loss = self._loss(self.learner.soft_prompt, prompt, lesson, present, teacher)
-        if recipe.attack_weight > 0:
-            strong = torch.tensor([dial.mu <= recipe.attack_mu for dial in lesson.dials], device=self.device)
-            loss = loss + recipe.attack_weight * (leak * (private & strong[dial_of])).sum() / private.sum()
-        return loss
+    def _lora_group(self, name: str, rate: float) -> list[tuple[list[nn.Parameter], float]]:
+        return [(self._adapters[name], rate)] if name in self._adapters else []
 
-    def _attacker(self, teacher: Tensor, present: Tensor) -> Tensor:
-        """Log-prior [B, T, V] of an attacker who knows all tokens before each: the LLM's, and unigram for the first."""
-        length = present.shape[1]
-        unigram = self.learner.log_prior.expand(len(present), 1, -1)
-        prior = torch.cat([unigram, teacher[:, : length - 1]], dim=1)
-        first = present & ~F.pad(present, (1, 0))[:, :-1]
-        return torch.where(first.unsqueeze(-1), unigram, prior)
-
-    def _noiseless_loss(self, stage: int, step: int) -> Tensor:
-        lesson = self.curriculum.lesson(stage, step)
-        ids, private, present = self._prompt(lesson)
-        return self._loss(None, self.learner.noiseless(ids, private, present), lesson, present)
-
-    def _floor_loss(self, stage: int, step: int) -> Tensor:
-        """No private position: what is left of a prompt is its public part (nothing, for plain text)."""
-        lesson = self.curriculum.lesson(stage, step)
-        ids, private, present = self._prompt(lesson)
-        return self._loss(self.floor, self.judge.embeddings[ids], lesson, present & ~private)
-
-    def _ceiling_loss(self, stage: int, step: int) -> Tensor:
-        lesson = self.curriculum.lesson(stage, step)
-        ids, _, present = self._prompt(lesson)
-        return self._loss(self.ceiling, self.judge.embeddings[ids], lesson, present)
-
-    def _prompt(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
-        batch = lesson.batch
-        ids, private, present = (
-            torch.from_numpy(a).to(self.device) for a in (batch.prompt, batch.private, batch.present)
-        )
-        return ids, private, present
-
-    def _teacher(self, lesson: Lesson, before: int = 0) -> Tensor:
-        """Log-probabilities [B, before + C, V] of the plain model, of the continuation of the clean prompt and of as
-        many of the prompt's last ids."""
-        ids, _, present = self._prompt(lesson)
-        target = torch.from_numpy(lesson.batch.target).to(self.device)
-        return self.judge.teacher(ids, present, target, before + target.shape[1])
-
-    def _loss(
-        self, soft: Tensor | None, prompt: Tensor, lesson: Lesson, present: Tensor, teacher: Tensor | None = None
-    ) -> Tensor:
-        """The recipe's loss on the continuation; teacher: from _teacher, where it is there already."""
-        target, scored = (torch.from_numpy(a).to(self.device) for a in (lesson.batch.target, lesson.batch.scored))
-        logits = self.judge.logits(soft, prompt, present, target)
-        weight = self.recipe.kl_weight
-        loss = (1 - weight) * nll(logits, target, scored)
-        if weight > 0:
-            teacher = self._teacher(lesson) if teacher is None else teacher
-            loss = loss + weight * distillation(logits, teacher[:, -target.shape[1] :], scored)
-        return loss
+    def _model_speed(self, repeats: int = 5) -> float:
+        """Tokens a second of forward and backward through the bare model."""
+        options, width = self.options, self.config.embedding_width
+        length = options.prompt + options.continuation
+        processes = int(self.accelerator.num_processes)
+        batch = options.batch // processes
+        target = torch.zeros(batch, options.continuation, dtype=torch.long, device=self.device)
+        present = torch.ones(batch, options.prompt, dtype=torch.bool, device=self.device)
+        prompt = torch.zeros(batch, options.prompt, width, device=self.device, requires_grad=True)
+        seconds = []
+        for _ in range(repeats):
+            started = time.monotonic()
+            self.judge.logits(None, prompt, present, target).sum().backward()  # type: ignore[no-untyped-call]
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            seconds.append(time.monotonic() - started)
+        return batch * length * processes / min(seconds)
 
     def save(self, folder: Path) -> None:
         """Bake the table and write the codec's folder."""
@@ -225,9 +198,31 @@ class Trainer:
             tokenizer=self.subject.tokenizer_file,
             chat_template=self.subject.chat_template,
         )
-        references = {"floor": self.floor, "ceiling": self.ceiling}
-        half = {name: soft.detach().to("cpu", torch.float16).contiguous() for name, soft in references.items()}
+        half = {name: soft.detach().to("cpu", torch.float16).contiguous() for name, soft in self.references.items()}
         safetensors.torch.save_file(half, folder / REFERENCES_FILE)
+        for name in self._adapters:
+            where = folder / LORA_FOLDER if name == CODEC else folder / REFERENCES_FOLDER / name
+            lora.save_lora(self.subject.model, name, where)
+
+
+def _projection(recipe: Recipe, dim: int, embeddings: Tensor) -> ProjectionConfig:
+    return ProjectionConfig(
+        dim=dim,
+        embedding_width=embeddings.shape[1],
+        embedding_rms=float(embeddings.pow(2).mean().sqrt()),
+        encoder=recipe.encoder,
+        decoder=recipe.decoder,
+        width=recipe.width,
+        layers=recipe.layers,
+        heads=recipe.heads,
+        norm_cap=recipe.norm_cap,
+    )
+
+
+def _initial_soft_prompt(count: int, embeddings: Tensor, corpus: Corpus) -> Tensor:
+    """Embeddings of the first ids of the text: a soft prompt that starts as words is easier to train."""
+    source = corpus.stream if len(corpus.stream) else np.concatenate([turn.answer for turn in corpus.turns])
+    return embeddings[torch.from_numpy(np.resize(source, count)).to(embeddings.device)]
 
 
 def _spec(subject: Subject, options: TrainingOptions, shape: torch.Size) -> CodecSpec:
@@ -246,9 +241,9 @@ def _spec(subject: Subject, options: TrainingOptions, shape: torch.Size) -> Code
     )
 
 
-def _count(stream: Ids, turns: Sequence[ChatSample], vocabulary: int) -> Ids:
+def _count(corpus: Corpus, vocabulary: int) -> Ids:
     """How often each id stands in the text [V], int64."""
-    ids = np.concatenate([stream, *(part for turn in turns for part in (turn.words, turn.answer))])
+    ids = np.concatenate([corpus.stream, *(part for turn in corpus.turns for part in (turn.words, turn.answer))])
     if len(ids) and int(ids.max()) >= vocabulary:
         raise InvalidValue("text", int(ids.max()), f"has an id outside of the model's {vocabulary}: another tokenizer?")
     return np.bincount(ids, minlength=vocabulary).astype(np.int64)
