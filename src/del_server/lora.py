@@ -7,6 +7,7 @@ adapter is applied. Knows nothing of codecs, prompts or training.
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,21 @@ def add_lora(model: Any, name: str, rank: int) -> list[nn.Parameter]:
         target_modules=_default_layers(model),
         base_model_name_or_path=None,
     )
-    model.add_adapter(config, adapter_name=name)
-    use(model, None)
+    _inject(model, config, name)
     own = [p for path, p in model.named_parameters() if f".{name}." in path]
     for parameter in own:
         # The frozen weights may be in half precision; what learns is not.
         parameter.data = parameter.data.float()
     return own
+
+
+def _inject(model: Any, config: Any, name: str) -> None:
+    """Put an adapter into the model's layers and leave none in use."""
+    with warnings.catch_warnings():
+        # Several adapters are what is wanted here.
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        model.add_adapter(config, adapter_name=name)
+    use(model, None)
 
 
 def _default_layers(model: Any) -> list[str]:
@@ -96,8 +105,7 @@ def load_lora(model: Any, name: str, folder: Path) -> None:
         config = LoraConfig.from_pretrained(str(folder))
         if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
             raise ArtifactError(f"{folder / WEIGHTS_FILE} holds values that are not finite")
-        model.add_adapter(config, adapter_name=name)
-        use(model, None)
+        _inject(model, config, name)
         outcome: Any = set_peft_model_state_dict(model, state, adapter_name=name)
         unread = outcome.unexpected_keys
         if unread:

@@ -138,3 +138,17 @@ def test_only_the_users_words_are_private_in_chat() -> None:
 def test_what_can_not_be_taught_is_refused_before_the_first_step(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidValue, match=named):
         replace(CURRICULUM, **changes)
+
+
+def test_some_text_has_a_placeholder_in_the_clear() -> None:
+    mark = np.array([901, 902, 903])
+    marked = 0
+    for lesson in lessons(replace(CURRICULUM, corpus=replace(TEXT, placeholders=[mark]))):
+        for prompt, private in zip(lesson.batch.prompt, lesson.batch.private, strict=True):
+            (places,) = np.nonzero(prompt > 900)
+            if len(places):
+                marked += 1
+                assert prompt[places].tolist() == mark.tolist()
+                assert np.ptp(places) == 2
+                assert not private[places].any()
+    assert marked / (200 * 16) == pytest.approx(1 / 8, rel=0.3)

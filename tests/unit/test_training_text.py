@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from del_codec.errors import ArtifactError, InvalidValue
-from del_server.training.self_text import SelfText, template_parts
+from del_server.training.self_text import SelfText, template_between, template_parts
 from del_server.training.text import (
     ChatSample,
     Ids,
     chat_batch,
     detokenize_wikitext,
+    read_dataset,
     read_texts,
     text_batch,
     tokenize,
@@ -230,3 +231,52 @@ def test_the_template_around_a_users_words(tiny_model: Path) -> None:
         [{"role": "user", "content": "hello"}], add_generation_prompt=True, return_dict=False
     )
     assert [*before.tolist(), *words, *after.tolist()] == rendered
+
+
+def test_what_stands_between_an_answer_and_the_next_words(tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    before, after = template_parts(tokenizer)
+    between = template_between(tokenizer)
+    first, answer, second = (tokenizer(t, add_special_tokens=False).input_ids for t in ("hello", "yes", "why"))
+    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
+    rendered = tokenizer.apply_chat_template(
+        [*turns, {"role": "user", "content": "why"}], add_generation_prompt=True, return_dict=False
+    )
+    assert [*before, *first, *after, *answer, *between, *second, *after] == rendered
+    tokenizer.chat_template = None
+    assert not len(template_between(tokenizer))
+
+
+def test_some_chats_have_an_earlier_turn_whose_answer_is_public() -> None:
+    between = ids(4, 5)
+    seen = set()
+    for seed in range(20):
+        batch = chat_batch(TURNS, between, np.random.default_rng(seed), count=40, continuation=3)
+        for row in range(40):
+            there = batch.present[row]
+            text = tuple(batch.prompt[row][there].tolist())
+            private = tuple(batch.prompt[row][batch.private[row]].tolist())
+            seen.add((text, private, tuple(batch.target[row][batch.scored[row]].tolist())))
+    single = {t for t in seen if 4 not in t[0]}
+    assert single == {
+        ((1, 2, 10, 11, 12, 3), (10, 11, 12), (20, 21, 22)),
+        ((1, 2, 13, 3), (13,), (24,)),
+    }
+    assert seen - single == {
+        ((1, 2, 10, 11, 12, 3, 20, 21, 22, 23, 4, 5, 13, 3), (10, 11, 12, 13), (24,)),
+        ((1, 2, 13, 3, 24, 4, 5, 10, 11, 12, 3), (13, 10, 11, 12), (20, 21, 22)),
+        ((1, 2, 10, 11, 12, 3, 20, 21, 22, 23, 4, 5, 10, 11, 12, 3), (10, 11, 12) * 2, (20, 21, 22)),
+        ((1, 2, 13, 3, 24, 4, 5, 13, 3), (13, 13), (24,)),
+    }
+
+
+def test_a_dataset_that_can_not_be_had_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match="dataset is 'no/such:config:train': can't be loaded"):
+        read_dataset("no/such:config:train", 5)
+    (tmp_path / "rows.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n{"text": ""}\n{"text": "three"}\n')
+    assert read_dataset(f"{tmp_path}::train", 3) == ["one", "two"]
+    (tmp_path / "rows.jsonl").write_text('{"words": "one"}\n')
+    with pytest.raises(InvalidValue, match="have no field `text`"):
+        read_dataset(f"{tmp_path}::train", 3)
