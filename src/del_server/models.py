@@ -134,12 +134,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     model = type(loaded)(config)
     model.load_state_dict(loaded.state_dict())
     model.save_pretrained(folder)
-    shipped = [path for path in codec_folders() if path.name == _SMOLLM2_FOLDER]
-    if shipped:
-        for name in (TOKENIZER_FILE, CHAT_TEMPLATE_FILE):
-            shutil.copyfile(shipped[0] / name, folder / name)
-    else:
-        transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(folder)
+    for shipped in codec_folders():
+        if shipped.name == _SMOLLM2_FOLDER:
+            # Devices are pinned to these very bytes.
+            for name in (TOKENIZER_FILE, CHAT_TEMPLATE_FILE):
+                shutil.copyfile(shipped / name, folder / name)
 
 
 def _placement(device: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from accelerate import PartialState
 
-from del_codec.errors import InvalidValue
+from del_codec.errors import ArtifactError, InvalidValue
 from del_codec.shipped import DEVICE_FILE
 from del_server.models import load_model, resolve
 from del_server.training import recipe as recipes
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     texts = [text for path in arguments.text for text in read_texts(path)]
     for name in arguments.dataset:
         texts += read_dataset(name, _at_least("dataset-documents", arguments.dataset_documents, 1))
-    separator = int(tokenizer.convert_tokens_to_ids(tokenizer.unk_token or tokenizer.eos_token))
+    separator = separator_id(tokenizer)
     stream = np.concatenate([tokenize(tokenizer, texts, separator), *own.documents])
     subject = Subject(
         name=arguments.model,
@@ -138,10 +138,25 @@ def parse_range(text: str) -> tuple[float, float]:
 
 
 def hub_tokenizer(model: str) -> Any:
-    """The transformers tokenizer of a model."""
+    """The transformers tokenizer of a model. Raises ArtifactError if it has none."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(resolve(model))
+    try:
+        return AutoTokenizer.from_pretrained(resolve(model))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ArtifactError(f"model {model} has no tokenizer that can be read: {reason}") from None
+
+
+def separator_id(tokenizer: Any) -> int:
+    """The id that stands between documents: the unknown token's, or the end of sequence.
+
+    Raises ArtifactError for a tokenizer without either.
+    """
+    token = tokenizer.unk_token or tokenizer.eos_token
+    if token is None:
+        raise ArtifactError(f"tokenizer {tokenizer.name_or_path} names neither an unknown nor an end-of-sequence token")
+    return int(tokenizer.convert_tokens_to_ids(token))
 
 
 def tokenizer_file(tokenizer: Any) -> bytes:
