@@ -5,7 +5,7 @@ Knows nothing of policies, ledgers or servers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from del_client.prompt import Span
@@ -17,10 +17,16 @@ from del_codec.table import LatentTable
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A prompt whose bits are drawn: sending it again, after a lost connection say, repeats them at no new cost."""
+    """A prompt whose bits are drawn: sending it again, after a lost connection say, repeats them at no new cost.
+
+    fingerprint: of the codec that they were drawn with, "" where none were. conversation: what the ledger remembers
+    them under, "" where it doesn't.
+    """
 
     spans: tuple[Span, ...]
     segments: tuple[Segment, ...]
+    fingerprint: str = ""
+    conversation: str = ""
 
     @property
     def prompt_tokens(self) -> int:
@@ -40,12 +46,16 @@ class Prepared:
 
 def preview(table: LatentTable, spans: Sequence[Span], setting: NoiseSetting) -> Prepared:
     """The private spans randomised at `setting`, or their own, for a look: these bits must never be sent."""
-    cut = cut_spans(spans)
-    segments = tuple(
-        encode(table, part.token_ids, part.setting or setting) if part.private else PublicSegment(part.token_ids)
-        for part in cut
-    )
-    return Prepared(tuple(cut), segments)
+    parts = tuple(cut_spans(spans))
+    drawn = {
+        at: encode(table, part.token_ids, part.setting or setting) for at, part in enumerate(parts) if part.private
+    }
+    return Prepared(parts, segments_of(parts, drawn), table.fingerprint)
+
+
+def segments_of(parts: Sequence[Span], drawn: Mapping[int, PrivateSegment]) -> tuple[Segment, ...]:
+    """A prompt's segments: those drawn, by place, and the ids of public parts. Every private part must be drawn."""
+    return tuple(drawn[at] if part.private else PublicSegment(part.token_ids) for at, part in enumerate(parts))
 
 
 def cut_spans(spans: Sequence[Span]) -> list[Span]:

@@ -43,6 +43,18 @@ def cap_prior(release: Release, prior: npt.ArrayLike) -> float:
     return _cap(release, values, counts.astype(np.float64))
 
 
+def cap_commonest(release: Release, share: float) -> float:
+    """1 - f0(share): no attack succeeds more often, under any prior whose likeliest token has at most that share.
+
+    With g = 1 - f0, which is concave and rises, sum_w prior_w g(q_w) <= g(sum_w prior_w q_w) <= g(share), since the
+    prior sums to one (Jensen) and so does q. For a device that has no prior of its own and trusts nobody's. Raises
+    InvalidValue unless 0 < share <= 1.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise InvalidValue("share", share, "use the commonest token's share of a text, above 0, up to 1")
+    return _cap(release, np.array([float(share)]), np.array([1 / share]))
+
+
 def _checked(prior: npt.ArrayLike) -> Floats:
     try:
         weights = np.asarray(prior, dtype=np.float64)

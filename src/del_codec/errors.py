@@ -8,6 +8,7 @@ DelError
 ├── ExhaustedError        a limit of the server is reached; try again later
 ├── UnavailableError      the server can't be reached, or is going away
 ├── PrivacyRefusal        the device refuses to send: what was asked exceeds what was allowed
+│   └── LimitExceeded     a limit of the policy: which, by how much, and what would fit
 └── EngineError           the language model failed on this query
 
 This module knows nothing of gRPC; service.py and transport.py translate.
@@ -64,6 +65,24 @@ class UnavailableError(DelError):
 
 class PrivacyRefusal(DelError):
     """The device refuses to send: what was asked exceeds what its user allowed."""
+
+
+class LimitExceeded(PrivacyRefusal):
+    """A limit of the policy is exceeded.
+
+    limit: the policy's key. value, bound: what it would come to, and what is allowed. largest_mu: the weakest noise at
+    which the whole prompt fits; most_tokens: how many of its new private tokens fit as asked. None, 0: none does.
+    """
+
+    def __init__(
+        self, message: str, *, limit: str, value: float, bound: float, largest_mu: float | None, most_tokens: int
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.value = value
+        self.bound = bound
+        self.largest_mu = largest_mu
+        self.most_tokens = most_tokens
 
 
 class EngineError(DelError):

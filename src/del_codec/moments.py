@@ -55,6 +55,17 @@ def best_tilt_for_epsilon(releases: Sequence[Release], log_delta: float) -> tupl
     return tilt, max(0.0, float(bound(np.array([tilt]))[0]))
 
 
+def most_admitting_tilt(releases: Sequence[Release], epsilon: float, log_delta: float) -> float:
+    """The tilt at which the bound on epsilon admits the most repetitions of releases of which one is not fair."""
+
+    def repetitions_lost(tilts: Floats) -> Floats:
+        cumulants = sum(one.n_draws * _cumulant(float(one.log_odds), tilts) for one in releases)
+        lost: Floats = (log_delta_bound((), tilts) - log_delta - tilts * epsilon) / cumulants
+        return lost
+
+    return _argmin(repetitions_lost)
+
+
 def _argmin(objective: Callable[[Floats], Floats]) -> float:
     low, high = _LEAST_TILT, _LARGEST_TILT
     for _ in range(_ROUNDS):

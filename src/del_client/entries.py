@@ -1,0 +1,200 @@
+"""Entries: what one transaction on a ledger may read and write: charges, totals, remembered bits.
+
+Of texts only keyed hashes are kept. Knows nothing of files, policies or prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import sqlite3
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from del_codec.frame import PrivateSegment
+from del_codec.noise import NoiseSetting
+from del_codec.release import Release
+
+SECONDS_A_DAY = 86_400
+TAG_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One release to be charged: consecutive or not, `tokens` tokens of one message drawn at one setting.
+
+    secret: keyed hash of the secret that they belong to (b"" for ordinary words). release: all their draws. epsilon:
+    of this release alone, at delta. mu: nominal.
+    """
+
+    message: int
+    kind: str
+    secret: bytes
+    setting: NoiseSetting
+    tokens: int
+    release: Release
+    mu: float
+    epsilon: float
+    delta: float
+    rho: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What one unit has released: all of it, and what its first query released. Both by threshold, empty at first."""
+
+    past: tuple[Release, ...] = ()
+    first: tuple[Release, ...] = ()
+
+
+class Entries:
+    """A ledger's entries within one transaction, at one moment.
+
+    day counts days of UTC since 1970 and never falls: with the clock set back, charges go to the latest day known.
+    """
+
+    def __init__(self, database: sqlite3.Connection, now: float) -> None:
+        self._database = database
+        self.now = now
+        self.day = max(int(now // SECONDS_A_DAY), self._fact("day"))
+
+    def tag(self, *parts: str | int | Iterable[int]) -> bytes:
+        """A keyed hash of names and numbers, each with its length: HMAC-SHA256 under the ledger's key, 16 bytes."""
+        digest = hmac.new(self._key(), digestmod=hashlib.sha256)
+        for part in parts:
+            data = part.encode() if isinstance(part, str) else _packed([part] if isinstance(part, int) else part)
+            digest.update(struct.pack("<Q", len(data)) + data)
+        return digest.digest()[:TAG_BYTES]
+
+    def spent(self, unit: str, key: str | int | bytes) -> Spent:
+        """What a unit has released so far. key: a day, a conversation's name, a message's or a secret's tag."""
+        rows = self._database.execute(
+            "SELECT threshold_max, draws, first FROM totals WHERE unit = ? AND key = ? ORDER BY threshold_max",
+            (unit, key),
+        ).fetchall()
+        past = tuple(Release(draws, threshold) for threshold, draws, _ in rows)
+        return Spent(past, tuple(Release(first, threshold) for threshold, _, first in rows if first))
+
+    def charge(self, charges: Sequence[Charge], *, server: str, codec: str, conversation: str) -> None:
+        """Write one query's releases, and add them to its day."""
+        query = self._fact("query") + 1
+        self._set("query", query)
+        self._set("day", self.day)
+        self._database.executemany(
+            "INSERT INTO releases VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    *(query, self.now, self.day, server, bytes.fromhex(codec), conversation, one.message, one.kind),
+                    *(one.secret, one.setting.bits, one.setting.scale, one.release.threshold_max, one.tokens),
+                    *(one.release.n_draws, one.mu, one.epsilon, one.delta, one.rho),
+                )
+                for one in charges
+            ],
+        )
+
+    def add(self, unit: str, key: str | int | bytes, releases: Iterable[Release]) -> None:
+        """Add releases of one query to a unit's total."""
+        first = not self.spent(unit, key).past
+        for release in releases:
+            self._database.execute(
+                "INSERT INTO totals VALUES (?1, ?2, ?3, ?4, ?4 * ?5) ON CONFLICT DO UPDATE SET "
+                "draws = draws + ?4, first = first + ?4 * ?5",
+                (unit, key, release.threshold_max, release.n_draws, first),
+            )
+
+    def note_clear(self, server: str, tokens: int) -> None:
+        """Write that tokens were sent without privacy."""
+        self._database.execute("INSERT INTO clear VALUES (NULL, ?, ?, ?, ?)", (self.now, self.day, server, tokens))
+        self._set("day", self.day)
+
+    def codec_of(self, conversation: str) -> str | None:
+        """The fingerprint of the codec that a conversation's latest bits were drawn with; None for a new one."""
+        row = self._database.execute(
+            "SELECT codec FROM releases WHERE conversation = ? ORDER BY id DESC LIMIT 1", (conversation,)
+        ).fetchone()
+        return None if row is None else bytes(row[0]).hex()
+
+    def remembered(self, tag: bytes, codec: str) -> list[PrivateSegment]:
+        """The bits sent for a message under a codec, in order; none if they were never drawn, or are dropped."""
+        row = self._database.execute(
+            "SELECT id FROM memories WHERE tag = ? AND codec = ? AND bytes > 0", (tag, bytes.fromhex(codec))
+        ).fetchone()
+        if row is None:
+            return []
+        rows = self._database.execute(
+            "SELECT bits, scale, tokens, payload FROM segments WHERE memory = ? ORDER BY part", row
+        )
+        return [PrivateSegment(NoiseSetting(bits, scale), tokens, bytes(data)) for bits, scale, tokens, data in rows]
+
+    def times_drawn(self, tag: bytes) -> int:
+        """How often a message's bits were drawn, under any codec, as far as is remembered."""
+        row = self._database.execute("SELECT sum(draws) FROM memories WHERE tag = ?", (tag,)).fetchone()
+        return int(row[0] or 0)
+
+    def remember(
+        self, tag: bytes, *, codec: str, conversation: str, message: int, segments: Sequence[PrivateSegment]
+    ) -> None:
+        """Keep a message's bits, in place of those it had under this codec."""
+        size = sum(len(segment.payload) for segment in segments)
+        self._drop_bits("tag = ? AND codec = ?", (tag, bytes.fromhex(codec)))
+        self._database.execute(
+            "INSERT INTO memories VALUES (NULL, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET "
+            "draws = draws + 1, used = excluded.used, bytes = excluded.bytes",
+            (tag, bytes.fromhex(codec), conversation, message, self._fact("query"), size),
+        )
+        memory = self._database.execute(
+            "SELECT id FROM memories WHERE tag = ? AND codec = ?", (tag, bytes.fromhex(codec))
+        ).fetchone()[0]
+        self._database.executemany(
+            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (memory, part, one.setting.bits, one.setting.scale, one.tokens, one.payload)
+                for part, one in enumerate(segments)
+            ],
+        )
+        self._database.execute(
+            "UPDATE memories SET used = ? WHERE conversation = ?", (self._fact("query"), conversation)
+        )
+        self._set("memory_bytes", self._fact("memory_bytes") + size)
+
+    def drop_oldest(self, memory_bytes: int) -> None:
+        """Drop the bits of the conversations that drew longest ago until at most `memory_bytes` bytes are left."""
+        while self._fact("memory_bytes") > memory_bytes:
+            row = self._database.execute(
+                "SELECT conversation FROM memories WHERE bytes > 0 ORDER BY used, id LIMIT 1"
+            ).fetchone()
+            self._drop_bits("conversation = ?", row)
+
+    def forget(self, conversation: str | None) -> int:
+        """Erase bits and hashes of a conversation's messages, or all; the number of messages."""
+        condition, values = ("1", ()) if conversation is None else ("conversation = ?", (conversation,))
+        self._drop_bits(condition, values)
+        return self._database.execute(f"DELETE FROM memories WHERE {condition}", values).rowcount
+
+    def accept_clock(self) -> int:
+        """Take the clock's day where the ledger is ahead of it; by how many days it was."""
+        ahead = self.day - int(self.now // SECONDS_A_DAY)
+        self.day -= ahead
+        self._set("day", self.day)
+        return ahead
+
+    def _drop_bits(self, condition: str, values: Sequence[object]) -> None:
+        found = f"SELECT id FROM memories WHERE bytes > 0 AND {condition}"
+        self._database.execute(f"DELETE FROM segments WHERE memory IN ({found})", values)
+        size = self._database.execute(f"SELECT sum(bytes) FROM memories WHERE {condition}", values).fetchone()[0] or 0
+        self._database.execute(f"UPDATE memories SET bytes = 0 WHERE {condition}", values)
+        self._set("memory_bytes", self._fact("memory_bytes") - size)
+
+    def _key(self) -> bytes:
+        return bytes(self._database.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()[0])
+
+    def _fact(self, name: str) -> int:
+        return int(self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()[0])
+
+    def _set(self, name: str, value: int) -> None:
+        self._database.execute("UPDATE facts SET value = ? WHERE name = ?", (value, name))
+
+
+def _packed(numbers: Iterable[int]) -> bytes:
+    return b"".join(number.to_bytes(8, "little", signed=True) for number in numbers)
