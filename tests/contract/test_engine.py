@@ -284,3 +284,92 @@ async def test_an_ended_answer_leaves_nothing_behind(start_engine: StartEngine) 
         await events_of(answer)
         gc.collect()
         assert held() is None
+
+
+LONG = [[5] * 200, [6] * 200]
+
+
+async def test_every_token_of_every_candidate_is_scored(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        scored = await engine.score(prompt(), [[5], [6, 7], [5, 5, 5]]).result()
+        assert [len(values) for values in scored.logprobs] == [1, 2, 3]
+        assert all(value < 0 for values in scored.logprobs for value in values)
+        assert scored.logprobs[0][0] == scored.logprobs[2][0]
+        assert min(scored.queue_seconds, scored.prefill_seconds, scored.score_seconds) > 0
+        assert engine.load().running == 0
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ([], "candidates"),
+        ([[5], []], "candidates[1].token_ids"),
+        ([[259]], "candidates[0].token_ids"),
+        ([[5], [6, -1]], "candidates[1].token_ids"),
+        ([[5] * 509], "candidates[0].token_ids"),
+    ],
+    ids=["none", "empty", "unknown id", "negative id", "beyond the context"],
+)
+async def test_candidates_that_the_model_can_not_take_are_refused(
+    start_engine: StartEngine, bad: list[list[int]], field: str
+) -> None:
+    async with start_engine() as (engine, _):
+        with pytest.raises(InvalidValue) as caught:
+            engine.score(prompt(), bad)
+        assert caught.value.field == field
+        with pytest.raises(InvalidValue, match="prompt is"):
+            engine.score(torch.full((4, 31), 0.1), [[5]])
+        assert len((await engine.score(prompt(), [[5] * 508]).result()).logprobs[0]) == 508
+
+
+async def test_scoring_stands_in_the_same_queue(start_engine: StartEngine) -> None:
+    async with start_engine(running=1, waiting=1) as (engine, faults):
+        faults.open.clear()
+        answer, scoring = engine.submit(prompt(), Sampling(2, ignore_eos=True)), engine.score(prompt(), [[5]])
+        with pytest.raises(ExhaustedError):
+            engine.score(prompt(), [[5]])
+        faults.open.set()
+        assert len(await events_of(answer)) == 2 + 1
+        assert len((await scoring.result()).logprobs) == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_cancelled_scoring_frees_its_place_and_its_reader(start_engine: StartEngine, waits: bool) -> None:
+    async with start_engine(running=1) as (engine, faults):
+        held = engine.submit(prompt(), ENDLESS) if waits else None
+        await until(lambda: engine.load().running == int(waits))
+        faults.open.clear()
+        scoring = engine.score(prompt(), LONG)
+        reader = asyncio.ensure_future(scoring.result())
+        await until(lambda: engine.load().running == 1)
+        scoring.cancel()
+        if held:
+            held.cancel()
+        faults.open.set()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        await until(lambda: engine.load().running + engine.load().waiting == 0)
+        assert engine.health().ok
+
+
+async def test_a_scoring_that_fails_is_alone_in_it(start_engine: StartEngine) -> None:
+    async with start_engine() as (engine, _):
+        neighbour = engine.score(prompt(), LONG)
+        with pytest.raises(EngineError, match="failed on this query"):
+            await engine.score(prompt(value=MARK), [[5]]).result()
+        assert len((await neighbour.result()).logprobs) == 2
+        await until(lambda: engine.health().ok)
+
+
+async def test_stopping_ends_every_scoring(start_engine: StartEngine) -> None:
+    async with start_engine(running=1) as (engine, faults):
+        faults.open.clear()
+        scorings = [engine.score(prompt(), [[5]]) for _ in range(2)]
+        stopped = asyncio.ensure_future(engine.stop())
+        await asyncio.sleep(0)
+        faults.open.set()
+        await stopped
+        outcomes = await asyncio.gather(*(scoring.result() for scoring in scorings), return_exceptions=True)
+        assert isinstance(outcomes[1], UnavailableError)
+        with pytest.raises(UnavailableError):
+            engine.score(prompt(), [[5]])

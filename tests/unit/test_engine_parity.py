@@ -158,3 +158,21 @@ async def test_a_resumed_answer_is_the_uninterrupted_one(model: Any) -> None:
         for cut in (1, 7, 19):
             rest = engine.submit(embed(prompt + whole[:cut]), Sampling(20, position=cut, **options))
             assert whole[:cut] + await tokens_of(rest) == whole
+
+
+@pytest.mark.parametrize("chunk", [3, 512])
+async def test_scores_are_those_of_a_plain_pass_over_prompt_and_candidate(
+    model: Any, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("del_server.engine.scoring.GROUP_TOKENS", 24)
+    prompt, candidates = prompts(4)[3], [[7], [9, 8, 7, 200], [9], *prompts(3), [7, 7], [9, 8, 7, 201]]
+    async with engine_of(model, prefill_chunk=chunk) as engine:
+        beside = engine.submit(TokenEmbedder(model)(prompts(2)[1]), Sampling(20, ignore_eos=True))
+        scored = await engine.score(TokenEmbedder(model)(prompt), candidates).result()
+        assert await tokens_of(beside) == reference(model, prompts(2)[1], 20)
+    for ids, found in zip(candidates, scored.logprobs, strict=True):
+        with torch.inference_mode():
+            plain = model(torch.tensor([prompt + ids])).logits[0].float().log_softmax(-1)
+        expected = plain[len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None])[:, 0]
+        assert found == pytest.approx(expected.tolist(), abs=1e-5)
+    assert scored.prefill_seconds > 0

@@ -1,1 +1,1 @@
-"""Engines: prompt embeddings in, token events out."""
+"""Engines: prompt embeddings in; token events or likelihoods out."""

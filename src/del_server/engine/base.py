@@ -1,4 +1,4 @@
-"""What every engine offers: prompt embeddings and sampling parameters in, token events out.
+"""What every engine offers: prompt embeddings in; token events out, or the likelihood of given continuations.
 
 Engines know nothing of gRPC, codecs or text. All methods belong to one event loop; the model's steps run outside it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -139,8 +139,34 @@ class Generation(ABC):
         """Free the slot within one step; the iteration ends with Reason.CANCELLED. No effect on an ended one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """How likely each candidate is after a prompt, and what it took.
+
+    logprobs: natural-log probability of each token of each candidate, given the prompt and the tokens before it, under
+    the model itself. Seconds in the queue, of the prompt's prefill, and of the candidates after it.
+    """
+
+    logprobs: tuple[tuple[float, ...], ...]
+    queue_seconds: float
+    prefill_seconds: float
+    score_seconds: float
+
+
+class Scoring(ABC):
+    """The scoring of one prompt's candidates in progress."""
+
+    @abstractmethod
+    async def result(self) -> Scored:
+        """Wait for it. Raises EngineError if the model failed, UnavailableError if the engine went away."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Free the slot within one step; whoever waits for the result is cancelled. No effect on an ended one."""
+
+
 class Engine(ABC):
-    """A language model that generates from prompt embeddings, several prompts at once."""
+    """A language model that goes on from prompt embeddings, several prompts at once."""
 
     name: str
     capacity: Capacity
@@ -162,6 +188,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
+    def score(self, prompt: Tensor, candidates: Sequence[Sequence[int]]) -> Scoring:
+        """Queue a prompt [T, D] and continuations of it, ids each, to be judged one apart from the other.
+
+        Raises what submit does, and InvalidValue for candidates that the model can't take.
+        """
+
+    @abstractmethod
     def load(self) -> Load:
         """How busy the engine is."""
 
@@ -180,3 +213,17 @@ def check_prompt(prompt: Tensor, capacity: Capacity) -> None:
         raise InvalidValue("prompt", f"{len(prompt)} tokens", f"send 1 to {capacity.context_tokens - 1}")
     if not math.isfinite(float(prompt.float().abs().max())):
         raise InvalidValue("prompt", "not finite", "every coordinate must be a finite number")
+
+
+def check_candidates(candidates: Sequence[Sequence[int]], prompt_tokens: int, capacity: Capacity) -> None:
+    """Raise InvalidValue unless each candidate has known ids and fits the context after the prompt."""
+    if not candidates:
+        raise InvalidValue("candidates", "none", "give at least one")
+    room = capacity.context_tokens - prompt_tokens
+    for index, ids in enumerate(candidates):
+        field = f"candidates[{index}].token_ids"
+        if not 1 <= len(ids) <= room:
+            raise InvalidValue(field, f"{len(ids)} ids", f"use 1 to {room}, what the context leaves after the prompt")
+        if min(ids) < 0 or max(ids) >= capacity.vocabulary:
+            unknown = next(token for token in ids if not 0 <= token < capacity.vocabulary)
+            raise InvalidValue(field, unknown, f"the model knows ids 0 to {capacity.vocabulary - 1}")

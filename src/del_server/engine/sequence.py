@@ -1,83 +1,45 @@
-"""One prompt in the transformers engine: its cache, what it has generated, and the way of its events to their reader.
-
-The worker's thread calls advance, emit and end; the event loop's thread iterates and cancels.
-"""
+"""An answer in the transformers engine: what it has generated, and the way of its events to their reader."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from del_server.engine.base import Event, Finish, Generation, Reason, Sampling, Token
+from del_server.engine.base import Capacity, Event, Finish, Generation, Reason, Sampling, Token
+from del_server.engine.job import Job, forward, token_input
+from del_server.engine.sampling import choose, logprobs_of
 
 
-class Sequence(Generation):
-    """A generation with a key-value cache of its own.
+class Sequence(Job, Generation):
+    """A generation, one token a step."""
 
-    length: tokens of prompt and answer so far. position: tokens of the answer so far, those that came before included.
-    """
-
-    def __init__(self, prompt: Tensor, sampling: Sampling, on_cancel: Callable[[Sequence], None]) -> None:
-        self.sampling = sampling
-        self.length = len(prompt)
-        self.position = sampling.position
-        self.cancelled = False
-        self._prompt: Tensor | None = prompt
-        self._cache: DynamicCache | None = None
+    def __init__(
+        self, prompt: Tensor, sampling: Sampling, capacity: Capacity, on_cancel: Callable[[Job], None]
+    ) -> None:
+        super().__init__(prompt, on_cancel)
+        self._sampling, self._capacity = sampling, capacity
+        self._length = len(prompt)
+        self._position = sampling.position
         self._last = -1
-        self._on_cancel = on_cancel
-        self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
-        self._queued_at = time.perf_counter()
-        self._admitted_at: float | None = None
-        self._prefilled_at: float | None = None
 
-    def advance(self, model: Any, chunk: int) -> Tensor | None:
-        """One step: `chunk` more tokens of the prompt, or the last token; float32 logits [V] once the prompt is in."""
-        if self._admitted_at is None:
-            self._admitted_at = time.perf_counter()
-            self._cache = DynamicCache(config=model.config)
-        if self._prompt is not None:
-            part, rest = self._prompt[:chunk], self._prompt[chunk:]
-            logits = forward(model, self._cache, inputs_embeds=part.unsqueeze(0))
-            self._prompt = rest if len(rest) else None
-            if self._prompt is not None:
-                return None
-            self._prefilled_at = time.perf_counter()
-            return logits
-        last = torch.tensor([[self._last]], device=model.get_input_embeddings().weight.device)
-        return forward(model, self._cache, input_ids=last)
-
-    def emit(self, token: Token) -> None:
-        """Hand a token to the reader and make it the next step's input."""
-        self._last = token.token_id
-        self.length += 1
-        self.position += 1
-        self._post(token)
+    def step(self, model: Any, chunk: int) -> Reason | None:
+        """`chunk` more tokens of the prompt, or one token of the answer."""
+        if self.entering:
+            logits = self.prefill(model, chunk)
+            return None if logits is None else self._take(logits)
+        return self._take(forward(model, self._cache, input_ids=token_input(model, [[self._last]])))
 
     def end(self, reason: Reason) -> None:
-        """Hand the finish to the reader and free the cache."""
-        queued = (self._admitted_at or time.perf_counter()) - self._queued_at
-        prefill = 0.0
-        if self._admitted_at is not None:
-            prefill = (self._prefilled_at or time.perf_counter()) - self._admitted_at
-        self._close(Finish(reason, queued, prefill))
+        """See Job."""
+        self._close(Finish(reason, self.queue_seconds, self.prefill_seconds))
 
     def fail(self, error: Exception) -> None:
-        """Make the iteration raise `error` and free the cache."""
+        """See Job."""
         self._close(error)
-
-    def cancel(self) -> None:
-        """See Generation."""
-        if not self.cancelled:
-            self.cancelled = True
-            self._on_cancel(self)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """See Generation."""
@@ -89,19 +51,23 @@ class Sequence(Generation):
             if isinstance(event, Finish):
                 return
 
+    def _take(self, logits: Tensor) -> Reason | None:
+        """Choose and emit the next token; why the answer ends with it, if it does."""
+        sampling = self._sampling
+        chosen = choose(logits, sampling, self._position)
+        reported = None if sampling.logprobs is None else logprobs_of(logits, chosen, sampling.logprobs)
+        self._last = chosen
+        self._length += 1
+        self._position += 1
+        self._post(Token(chosen, reported))
+        if chosen in self._capacity.eos_token_ids and not sampling.ignore_eos:
+            return Reason.STOP
+        full = self._length >= self._capacity.context_tokens or self._position >= sampling.max_tokens
+        return Reason.LENGTH if full else None
+
     def _close(self, last: Finish | Exception) -> None:
-        self._prompt = self._cache = None
+        self.free()
         self._post(last)
 
     def _post(self, event: Event | Exception) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-        except RuntimeError:  # the reader's loop has closed: nobody is left to read
-            self.cancelled = True
-
-
-def forward(model: Any, cache: DynamicCache | None, **inputs: Tensor) -> Tensor:
-    """One forward pass of one sequence; float32 logits [V] of its last position."""
-    output = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    logits: Tensor = output.logits[0, -1].float()
-    return logits
+        self.tell(self._events.put_nowait, event)

@@ -1,6 +1,6 @@
-"""The embedded engine: a causal language model of transformers, one worker thread, turns of one step a sequence.
+"""The embedded engine: a causal language model of transformers, one worker thread, turns of one step a prompt.
 
-The thread owns the model. Sequences join and leave between steps; prompts go in by chunks, so that a long one does
+The thread owns the model. Prompts (jobs) join and leave between steps; prompts go in by chunks, so that a long one does
 not stall the others. When idle, and after a failure, a probe step shows whether the model still answers.
 """
 
@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,21 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from del_codec.errors import DelError, EngineError, ExhaustedError, UnavailableError
-from del_server.engine.base import Capacity, Engine, Generation, Health, Load, Reason, Sampling, Token, check_prompt
-from del_server.engine.sampling import choose, logprobs_of
-from del_server.engine.sequence import Sequence, forward
+from del_server.engine.base import (
+    Capacity,
+    Engine,
+    Generation,
+    Health,
+    Load,
+    Reason,
+    Sampling,
+    Scoring,
+    check_candidates,
+    check_prompt,
+)
+from del_server.engine.job import Job, forward
+from del_server.engine.scoring import ScoringJob
+from del_server.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +44,7 @@ logger = logging.getLogger(__name__)
 class EngineConfig:
     """Bounds of the engine.
 
-    context_tokens: 0 for the model's own. running, waiting: most sequences in progress and in the queue.
+    context_tokens: 0 for the model's own. running, waiting: most prompts in progress and in the queue.
     prefill_chunk: prompt tokens a step. probe_seconds: between probes of an idle model. stall_seconds: a step that
     takes longer makes the engine unhealthy.
     """
@@ -54,8 +67,8 @@ class TransformersEngine(Engine):
         self._config = config
         self.capacity = capacity_of(model, config)
         self._changed = threading.Condition()
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
         self._stopping = False
         self._last_failure: Exception | None = None
         self._last_step = time.monotonic()
@@ -77,15 +90,26 @@ class TransformersEngine(Engine):
     def submit(self, prompt: Tensor, sampling: Sampling) -> Generation:
         """See Engine."""
         check_prompt(prompt, self.capacity)
-        sequence = Sequence(prompt, sampling, on_cancel=self._forget)
+        sequence = Sequence(prompt, sampling, self.capacity, on_cancel=self._forget)
+        self._queue(sequence)
+        return sequence
+
+    def score(self, prompt: Tensor, candidates: SequenceOf[SequenceOf[int]]) -> Scoring:
+        """See Engine."""
+        check_prompt(prompt, self.capacity)
+        check_candidates(candidates, len(prompt), self.capacity)
+        job = ScoringJob(prompt, candidates, on_cancel=self._forget)
+        self._queue(job)
+        return job
+
+    def _queue(self, job: Job) -> None:
         with self._changed:
             if self._stopping or not self._thread.is_alive():
                 raise UnavailableError("the engine has stopped; send the same bytes to another server")
             if len(self._running) + len(self._waiting) >= self._config.running + self._config.waiting:
                 raise ExhaustedError(f"the queue of {self._config.waiting} prompts is full; try again later")
-            self._waiting.append(sequence)
+            self._waiting.append(job)
             self._changed.notify()
-        return sequence
 
     def load(self) -> Load:
         """See Engine."""
@@ -102,13 +126,13 @@ class TransformersEngine(Engine):
             return Health(False, f"the latest step succeeded {age:.0f} s ago")
         return Health(True, f"the latest step succeeded {age:.1f} s ago")
 
-    def _forget(self, sequence: Sequence) -> None:
+    def _forget(self, job: Job) -> None:
         """Cancel one that waits; one that runs ends at its next turn."""
         with self._changed:
-            if sequence not in self._waiting:
+            if job not in self._waiting:
                 return
-            self._waiting.remove(sequence)
-        sequence.end(Reason.CANCELLED)
+            self._waiting.remove(job)
+        job.end(Reason.CANCELLED)
 
     @torch.inference_mode()
     def _work(self) -> None:
@@ -118,8 +142,8 @@ class TransformersEngine(Engine):
                 raise EngineError(f"the model's warm-up step failed: {self._last_failure}") from self._last_failure
             self._ready.set_result(None)
             while self._admit():
-                for sequence in list(self._running):
-                    self._turn(sequence)
+                for job in list(self._running):
+                    self._turn(job)
         except Exception as error:
             self._ready.set_exception(error) if not self._ready.done() else logger.exception("the engine died")
         finally:
@@ -127,11 +151,11 @@ class TransformersEngine(Engine):
                 self._stopping = True
                 left = [*self._running, *self._waiting]
                 self._running, self._waiting = [], deque()
-            for sequence in left:
-                sequence.fail(UnavailableError("the engine has stopped; send the same bytes again"))
+            for job in left:
+                job.fail(UnavailableError("the engine has stopped; send the same bytes again"))
 
     def _admit(self) -> bool:
-        """Wait for work and move sequences from the queue to free slots; False when it is time to stop."""
+        """Wait for work and move jobs from the queue to free slots; False when it is time to stop."""
         with self._changed:
             while not self._stopping and not self._running and not self._waiting:
                 if not self._changed.wait(self._config.probe_seconds):
@@ -143,40 +167,28 @@ class TransformersEngine(Engine):
             self._probe()
         return not stopping
 
-    def _turn(self, sequence: Sequence) -> None:
-        """One step of one sequence. Its failure is its own."""
-        if sequence.cancelled:
-            self._retire(sequence).end(Reason.CANCELLED)
+    def _turn(self, job: Job) -> None:
+        """One step of one job. Its failure is its own."""
+        if job.cancelled:
+            self._retire(job).end(Reason.CANCELLED)
             return
         try:
-            logits = sequence.advance(self._model, self._config.prefill_chunk)
-            reason = None if logits is None else self._take(sequence, logits)
+            reason = job.step(self._model, self._config.prefill_chunk)
         except Exception as error:
             logger.exception("a query failed in the model")
             known = isinstance(error, DelError)
-            self._retire(sequence).fail(error if known else EngineError("the model failed on this query"))
+            self._retire(job).fail(error if known else EngineError("the model failed on this query"))
             self._probe()
             return
         self._succeeded()
         if reason is not None:
-            self._retire(sequence).end(reason)
+            self._retire(job).end(reason)
 
-    def _retire(self, sequence: Sequence) -> Sequence:
+    def _retire(self, job: Job) -> Job:
         """Free the slot, before its reader learns of the end."""
         with self._changed:
-            self._running.remove(sequence)
-        return sequence
-
-    def _take(self, sequence: Sequence, logits: Tensor) -> Reason | None:
-        """Choose and emit the next token; why the answer ends with it, if it does."""
-        sampling = sequence.sampling
-        chosen = choose(logits, sampling, sequence.position)
-        reported = None if sampling.logprobs is None else logprobs_of(logits, chosen, sampling.logprobs)
-        sequence.emit(Token(chosen, reported))
-        if chosen in self.capacity.eos_token_ids and not sampling.ignore_eos:
-            return Reason.STOP
-        full = sequence.length >= self.capacity.context_tokens or sequence.position >= sampling.max_tokens
-        return Reason.LENGTH if full else None
+            self._running.remove(job)
+        return job
 
     def _probe(self) -> None:
         """A prefill and a decode step of a prompt of two tokens; the outcome is the engine's health."""

@@ -1,0 +1,105 @@
+"""One prompt in the transformers engine: its way in, its cache and its clock. What follows the prompt is a subclass's.
+
+The worker's thread calls step, end and fail; the event loop's thread makes, reads and cancels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from del_server.engine.base import Reason
+
+
+class Job(ABC):
+    """A prompt with a key-value cache of its own; `on_cancel` hears of its cancellation, once."""
+
+    def __init__(self, prompt: Tensor, on_cancel: Callable[[Job], None]) -> None:
+        self.cancelled = False
+        self._prompt: Tensor | None = prompt
+        self._cache: DynamicCache | None = None
+        self._on_cancel = on_cancel
+        self._loop = asyncio.get_running_loop()
+        self._queued_at = time.perf_counter()
+        self._admitted_at: float | None = None
+        self._prefilled_at: float | None = None
+
+    @abstractmethod
+    def step(self, model: Any, chunk: int) -> Reason | None:
+        """One turn with the model; why the job ends with it, if it does."""
+
+    @abstractmethod
+    def end(self, reason: Reason) -> None:
+        """Hand the outcome to the reader and free the cache."""
+
+    @abstractmethod
+    def fail(self, error: Exception) -> None:
+        """Make the reader raise `error` and free the cache."""
+
+    def cancel(self) -> None:
+        """Leave the queue now, or end at the next turn."""
+        if not self.cancelled:
+            self.cancelled = True
+            self._on_cancel(self)
+
+    @property
+    def entering(self) -> bool:
+        """Whether some of the prompt is still outside of the cache."""
+        return self._prompt is not None
+
+    @property
+    def queue_seconds(self) -> float:
+        """From its making to its first step, or until now."""
+        return (self._admitted_at or time.perf_counter()) - self._queued_at
+
+    @property
+    def prefill_seconds(self) -> float:
+        """From the first step until the prompt was in, or until now."""
+        if self._admitted_at is None:
+            return 0.0
+        return (self._prefilled_at or time.perf_counter()) - self._admitted_at
+
+    def prefill(self, model: Any, chunk: int) -> Tensor | None:
+        """`chunk` more tokens of the prompt; float32 logits [V] of its last position once it is in."""
+        if self._prompt is None:
+            raise RuntimeError("the prompt is in already")
+        if self._admitted_at is None:
+            self._admitted_at = time.perf_counter()
+            self._cache = DynamicCache(config=model.config)
+        part, rest = self._prompt[:chunk], self._prompt[chunk:]
+        logits = forward(model, self._cache, inputs_embeds=part.unsqueeze(0))
+        self._prompt = rest if len(rest) else None
+        if self._prompt is not None:
+            return None
+        self._prefilled_at = time.perf_counter()
+        return logits
+
+    def free(self) -> None:
+        """Let go of prompt and cache."""
+        self._prompt = self._cache = None
+
+    def tell(self, post: Callable[..., object], *arguments: object) -> None:
+        """Call `post` in the reader's loop."""
+        try:
+            self._loop.call_soon_threadsafe(post, *arguments)
+        except RuntimeError:  # the reader's loop has closed: nobody is left to read
+            self.cancelled = True
+
+
+def forward(model: Any, cache: DynamicCache | None, **inputs: Tensor) -> Tensor:
+    """One forward pass of one sequence; float32 logits [V] of its last position."""
+    output = model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    logits: Tensor = output.logits[0, -1].float()
+    return logits
+
+
+def token_input(model: Any, ids: object) -> Tensor:
+    """Ids as a tensor where the model reads them."""
+    return torch.tensor(ids, dtype=torch.long, device=model.get_input_embeddings().weight.device)
