@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,4 +97,20 @@ def tiny_codec(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         tokenizer=tokenizer,
         chat_template=TEMPLATE,
     )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tasked_codec(tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny codec with untrained tasks of five soft tokens: "mood", of one field, and "same", of two."""
+    import torch
+
+    from del_codec.task import Task
+    from del_server.tasks import save_task
+
+    folder = tmp_path_factory.mktemp("tasked") / "codec"
+    shutil.copytree(tiny_codec, folder)
+    torch.manual_seed(1)
+    for task in (Task("mood", "Text: {}\nMood:", ("good", "bad")), Task("same", "1: {}\n2: {}\nSame: ", ("no", "yes"))):
+        save_task(folder, task, torch.randn(5, 32), "tiny")
     return folder

@@ -21,12 +21,12 @@ from torch import Tensor
 from del_codec.errors import InvalidValue, MismatchError
 from del_codec.shipped import codec_folders
 from del_codec.v1 import inference_pb2_grpc
+from del_server.backend import Admission, Backend
 from del_server.codec import ServedCodec
 from del_server.config import Limits, ServeConfig
 from del_server.engine.transformers import EngineConfig, TransformersEngine
 from del_server.metrics import Metrics
 from del_server.models import load_model, load_tokenizer
-from del_server.query import Admission, Backend
 from del_server.service import InferenceService
 
 SERVICE = "del_codec.v1.InferenceService"
@@ -54,7 +54,7 @@ def load(config: ServeConfig) -> Backend:
     engine = TransformersEngine(
         model, EngineConfig(config.context_tokens, running=config.max_concurrent, waiting=waiting)
     )
-    soft_tokens = max((codec.soft_tokens for codec in codecs), default=0)
+    soft_tokens = max((codec.longest_soft_tokens for codec in codecs), default=0)
     metrics, version = Metrics(), importlib.metadata.version("del-inference")
     metrics.describe(version, config.model, engine.name)
     return Backend(

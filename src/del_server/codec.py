@@ -1,7 +1,8 @@
 """A codec's folder, and the codec as a server serves it.
 
 Folder: config.json (shapes of the decoder), device.safetensors (the device's half), decoder.safetensors,
-soft_prompt/ (a PEFT prompt-tuning adapter), tokenizer.json, chat_template.jinja, README.md (its card).
+soft_prompt/ (a PEFT prompt-tuning adapter), tokenizer.json, chat_template.jinja, README.md (its card), and tasks/NAME/
+for each task: a soft prompt of its own (tasks.py).
 Knows nothing of engines or gRPC. Only safetensors are read; nothing is unpickled.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from del_codec.shipped import CHAT_TEMPLATE_FILE, DEVICE_FILE, TOKENIZER_FILE
 from del_codec.spec import CodecSpec
 from del_codec.table import LatentTable
 from del_server.decoder import PromptDecoder
+from del_server.soft_prompt import read_soft_prompt, write_soft_prompt
+from del_server.tasks import ServedTask, load_tasks
 
 CONFIG_FILE = "config.json"
 DECODER_FILE = "decoder.safetensors"
@@ -35,7 +38,6 @@ SOFT_PROMPT_FOLDER = "soft_prompt"
 REFERENCES_FILE = "references.safetensors"
 LORA_FOLDER = "lora"
 REFERENCES_FOLDER = "references"
-MAX_SOFT_TOKENS = 1024
 
 
 def model_sha256(model: Any) -> str:
@@ -56,13 +58,13 @@ def input_embeddings(model: Any) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedCodec:
-    """A live codec: the device's half as bytes, and segments to embeddings."""
+    """A live codec: the device's half as bytes, its tasks by name, and segments to embeddings."""
 
     table: LatentTable
     device_bytes: bytes
-    tasks: tuple[str, ...]
+    tasks: Mapping[str, ServedTask]
     soft_prompt: Tensor
-    _decoder: PromptDecoder
+    decoder: PromptDecoder
 
     @classmethod
     def load(cls, folder: Path, model: Any) -> ServedCodec:
@@ -89,8 +91,9 @@ class ServedCodec:
             )
         network = build_decoder(config)
         _load_weights(network, folder / DECODER_FILE)
-        soft = _read_soft_prompt(folder / SOFT_PROMPT_FOLDER, spec.embedding_width).to(embeddings)
-        return cls(table, (folder / DEVICE_FILE).read_bytes(), (), soft, PromptDecoder(table, network, embeddings))
+        soft = read_soft_prompt(folder / SOFT_PROMPT_FOLDER, spec.embedding_width).to(embeddings)
+        tasks = load_tasks(folder, embeddings)
+        return cls(table, (folder / DEVICE_FILE).read_bytes(), tasks, soft, PromptDecoder(table, network, embeddings))
 
     @property
     def fingerprint(self) -> str:
@@ -102,17 +105,26 @@ class ServedCodec:
         """Length of the soft prompt."""
         return len(self.soft_prompt)
 
-    def embed(self, segments: Sequence[Segment]) -> Tensor:
+    @property
+    def longest_soft_tokens(self) -> int:
+        """Length of the longest soft prompt, its own or a task's."""
+        return max([self.soft_tokens, *(len(served.soft_prompt) for served in self.tasks.values())])
+
+    def soft_prompt_of(self, task: str) -> Tensor:
+        """The soft prompt [P, D] of a task that the codec has, or its own for ""."""
+        return self.tasks[task].soft_prompt if task else self.soft_prompt
+
+    def embed(self, segments: Sequence[Segment], task: str = "") -> Tensor:
         """Embeddings [P + T, D] of a prompt, with the soft prompt's P rows in front if a segment is private.
 
         Raises FrameError or InvalidValue for a segment that can't be read.
         """
         if not segments:
             raise InvalidValue("segments", segments, "a prompt has at least one token")
-        decoded = self._decoder(segments)
+        decoded = self.decoder(segments)
         if not any(isinstance(segment, PrivateSegment) for segment in segments):
             return decoded
-        return torch.cat([self.soft_prompt, decoded])
+        return torch.cat([self.soft_prompt_of(task), decoded])
 
 
 def save_codec(
@@ -132,7 +144,7 @@ def save_codec(
     (folder / CONFIG_FILE).write_text(json.dumps({"projection": asdict(config)}, indent=2) + "\n")
     half = {name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in decoder.items()}
     safetensors.torch.save_file(half, folder / DECODER_FILE)
-    _write_soft_prompt(folder / SOFT_PROMPT_FOLDER, soft_prompt, spec.model)
+    write_soft_prompt(folder / SOFT_PROMPT_FOLDER, soft_prompt, spec.model)
     (folder / TOKENIZER_FILE).write_bytes(tokenizer)
     if chat_template:
         (folder / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8", newline="")
@@ -153,38 +165,3 @@ def _load_weights(network: torch.nn.Module, path: Path) -> None:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{path} does not hold the decoder that {CONFIG_FILE} names: {error}") from None
-
-
-def _read_soft_prompt(folder: Path, width: int) -> Tensor:
-    """[P, D] float32 of a PEFT prompt-tuning adapter."""
-    weights = folder / "adapter_model.safetensors"
-    try:
-        kind = json.loads((folder / "adapter_config.json").read_text()).get("peft_type")
-        if kind != "PROMPT_TUNING":
-            raise ArtifactError(f"{folder} holds a PEFT adapter of type {kind}: expected PROMPT_TUNING")
-        soft = safetensors.torch.load_file(weights)["prompt_embeddings"].float()
-    except OSError as error:
-        others = sorted(path.name for path in folder.glob("adapter_model.*"))
-        hint = f"; found {others}, but only safetensors are read" if others else ""
-        raise ArtifactError(f"{weights} can't be read: {error.strerror}{hint}") from None
-    except (ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"{folder} is not a PEFT prompt-tuning adapter: {error}") from None
-    if soft.ndim != 2 or soft.shape[1] != width or len(soft) > MAX_SOFT_TOKENS or not bool(soft.isfinite().all()):
-        raise ArtifactError(f"{weights} holds a prompt of shape {list(soft.shape)}: expected finite [P, {width}]")
-    return soft
-
-
-def _write_soft_prompt(folder: Path, soft_prompt: Tensor, model: str) -> None:
-    from peft import PromptTuningConfig, TaskType
-
-    config = PromptTuningConfig(
-        task_type=TaskType.CAUSAL_LM,
-        num_virtual_tokens=len(soft_prompt),
-        token_dim=soft_prompt.shape[1],
-        num_transformer_submodules=1,
-        base_model_name_or_path=model,
-        inference_mode=True,
-    )
-    config.save_pretrained(str(folder))
-    tensors = {"prompt_embeddings": soft_prompt.detach().to("cpu", torch.float16).contiguous()}
-    safetensors.torch.save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -12,6 +12,8 @@ SEGMENTS = 1 << 12
 QUERIES_PER_STREAM = 64
 MESSAGE_BYTES = 1 << 20
 DEFAULT_NEW_TOKENS = 256
+CANDIDATES = 256
+CANDIDATE_TOKENS = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Limits:
     queries_per_stream: int = QUERIES_PER_STREAM
     message_bytes: int = MESSAGE_BYTES
     segments: int = SEGMENTS
+    candidates: int = CANDIDATES
+    candidate_tokens: int = CANDIDATE_TOKENS
 
     @classmethod
     def derive(cls, context_tokens: int, soft_tokens: int) -> Limits:

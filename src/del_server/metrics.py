@@ -33,8 +33,8 @@ SECONDS = (
     600.0,
 )
 DIRECTIONS = ("received", "sent")
-TOKEN_KINDS = ("private", "public", "generated")
-OUTCOMES = ("stop", "length", "cancelled", "refused", "failed", "abandoned")
+TOKEN_KINDS = ("private", "public", "generated", "candidate")
+OUTCOMES = ("stop", "length", "scored", "cancelled", "refused", "failed", "abandoned")
 PHASES = ("queue", "decode", "prefill", "generate")
 
 
@@ -47,10 +47,13 @@ class Metrics:
             "payload_bytes", "Packed latents received, UTF-8 text of answers sent.", "direction", DIRECTIONS
         )
         self.wire_bytes = self._counter(
-            "wire_bytes", "Serialised messages of Generate, each with gRPC's five-byte prefix.", "direction", DIRECTIONS
+            "wire_bytes", "Serialised messages of queries, each with gRPC's five-byte prefix.", "direction", DIRECTIONS
         )
         self.tokens = self._counter(
-            "tokens", "Tokens of prompts that reached the engine, and of answers.", "kind", TOKEN_KINDS
+            "tokens",
+            "Tokens of prompts in the engine, of answers and of scored candidates.",
+            "kind",
+            TOKEN_KINDS,
         )
         self.queries = self._counter("queries", "Queries that ended, by outcome.", "outcome", OUTCOMES)
         self.first_token = self._histogram(

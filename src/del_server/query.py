@@ -1,74 +1,20 @@
 """One query: its prompt in segments, checked as they come, and its answer. Knows nothing of gRPC.
 
-A Query is opened, given segments, ended and run; it may be cancelled at any time. What all queries of a server share
-is its Backend.
+A Query is opened, given segments, ended and run; it may be cancelled at any time.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import torch
-from tokenizers import Tokenizer
-from torch import Tensor
-
-from del_codec.errors import EngineError, ExhaustedError, FrameError, InvalidValue
-from del_codec.frame import PrivateSegment, PublicSegment, Segment
-from del_server.codec import ServedCodec
-from del_server.config import Limits
-from del_server.engine.base import Engine, Finish, Generation, Logprobs, Reason, Sampling
-from del_server.metrics import Metrics
-from del_server.status import UnknownCodec, UnknownTask
+from del_codec.errors import EngineError, InvalidValue
+from del_codec.frame import Segment
+from del_server.backend import Backend
+from del_server.engine.base import Finish, Generation, Logprobs, Reason, Sampling
+from del_server.prompt import Prompt, check_ids
 from del_server.text import AnswerText
-
-
-class Admission:
-    """Places for queries whose prompt is complete; without one, nothing is decoded."""
-
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self.taken = 0
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place. Raises ExhaustedError if there is none."""
-        if self.taken >= self.places:
-            raise ExhaustedError(f"the server answers {self.places} queries at once; send the same bytes again later")
-        self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Backend:
-    """What all queries share. embed_tokens: the model's own embeddings [T, D] of ids [T]. executor: for decoding."""
-
-    version: str
-    model: str
-    engine: Engine
-    codecs: tuple[ServedCodec, ...]
-    embed_tokens: Callable[[Sequence[int]], Tensor]
-    tokenizer: Tokenizer
-    limits: Limits
-    metrics: Metrics
-    admission: Admission
-    executor: Executor
-
-    def codec(self, fingerprint: str) -> ServedCodec:
-        """The live codec of that fingerprint (64 hex digits). Raises UnknownCodec."""
-        for codec in self.codecs:
-            if codec.fingerprint == fingerprint:
-                return codec
-        live = ", ".join(codec.fingerprint[:12] + "…" for codec in self.codecs) or "none"
-        shown = f"codec {fingerprint[:12]}… is" if fingerprint else "a private segment without a codec is"
-        raise UnknownCodec(f"{shown} not served here (live: {live}); fetch a live codec and encode the prompt with it")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,45 +58,23 @@ class Query:
         limits, vocabulary = backend.limits, backend.engine.capacity.vocabulary
         if not 1 <= opening.prompt_tokens <= limits.prompt_tokens:
             raise InvalidValue("prompt_tokens", opening.prompt_tokens, f"send 1 to {limits.prompt_tokens} tokens")
-        _check_ids("resume_token_ids", opening.resume, vocabulary)
-        self._codec = backend.codec(opening.codec) if opening.codec else None
-        known = self._codec.tasks if self._codec else ()
-        if opening.task and opening.task not in known:
-            raise UnknownTask("task", opening.task, f"leave it empty or use one of {list(known)}")
+        check_ids("resume_token_ids", opening.resume, vocabulary)
+        self.prompt = Prompt(opening.codec, opening.task, backend)
         self._opening, self._backend = opening, backend
-        self._segments: list[Segment] = []
         self._generation: Generation | None = None
         self.cancelled = False
         self.timings = Timings()
-        self.private_tokens = self.public_tokens = self.new_tokens = 0
-        self.payload_bytes = self.received_bytes = self.sent_bytes = 0
+        self.new_tokens = self.received_bytes = self.sent_bytes = 0
 
     def add(self, segment: Segment) -> None:
         """Append a segment to the prompt. Raises InvalidValue, FrameError or UnknownCodec."""
-        if len(self._segments) == self._backend.limits.segments:
-            raise InvalidValue("segments", "too many", f"a prompt has at most {self._backend.limits.segments}")
-        declared = self._opening.prompt_tokens
-        if self.private_tokens + self.public_tokens + segment.tokens > declared:
-            raise InvalidValue("prompt_tokens", declared, "the segments hold more; declare what they hold together")
-        if isinstance(segment, PrivateSegment):
-            codec = self._codec or self._backend.codec("")
-            if len(segment.payload) > segment.tokens * codec.table.spec.dim:
-                raise FrameError("payload", f"{len(segment.payload)} bytes", f"too long for {segment.tokens} tokens")
-            self.private_tokens += segment.tokens
-            self.payload_bytes += len(segment.payload)
-            self._backend.metrics.payload_bytes.labels("received").inc(len(segment.payload))
-        else:
-            _check_ids("token_ids", segment.token_ids, self._backend.engine.capacity.vocabulary)
-            self.public_tokens += segment.tokens
-        self._segments.append(segment)
+        self.prompt.add(segment, self._opening.prompt_tokens)
 
     def end(self) -> None:
         """The prompt is complete. Raises InvalidValue unless it is what was declared and fits the context."""
-        declared = self._opening.prompt_tokens
-        held = self.private_tokens + self.public_tokens
+        declared, held, soft = self._opening.prompt_tokens, self.prompt.tokens, self.prompt.soft_tokens
         if held != declared:
             raise InvalidValue("prompt_tokens", declared, f"the segments hold {held}; declare what they hold together")
-        soft = self._codec.soft_tokens if self._codec and self.private_tokens else 0
         context = self._backend.limits.context_tokens
         if soft + held + len(self._opening.resume) >= context:
             raise InvalidValue(
@@ -177,13 +101,11 @@ class Query:
             await self._send_rest(AnswerText(self._backend.tokenizer, self._opening.resume), send)
             return reason
         with self._backend.admission.place():
-            loop = asyncio.get_running_loop()
-            prompt, self.timings.decode = await loop.run_in_executor(self._backend.executor, self._embed)
-            self._segments.clear()
+            prompt, self.timings.decode = await self.prompt.embed(self._opening.resume)
             waited = time.perf_counter() - ended - self.timings.decode
             if self.cancelled:
                 return Reason.CANCELLED
-            self._count_prompt()
+            self.prompt.count()
             self._generation = self._backend.engine.submit(prompt, self._opening.sampling)
             del prompt
             try:
@@ -233,26 +155,3 @@ class Query:
         if resume and not sampling.ignore_eos and resume[-1] in self._backend.engine.capacity.eos_token_ids:
             return Reason.STOP
         return Reason.LENGTH if sampling.position >= sampling.max_tokens else None
-
-    def _embed(self) -> tuple[Tensor, float]:
-        """The prompt's embeddings [P + T + R, D] and the seconds that decoding took. Runs in the executor."""
-        started = time.perf_counter()
-        if self._codec is not None and self.private_tokens:
-            prompt = self._codec.embed(self._segments)
-        else:
-            ids = [token for s in self._segments if isinstance(s, PublicSegment) for token in s.token_ids]
-            prompt = self._backend.embed_tokens(ids)
-        if self._opening.resume:
-            prompt = torch.cat([prompt, self._backend.embed_tokens(self._opening.resume)])
-        return prompt, time.perf_counter() - started
-
-    def _count_prompt(self) -> None:
-        tokens = self._backend.metrics.tokens
-        tokens.labels("private").inc(self.private_tokens)
-        tokens.labels("public").inc(self.public_tokens)
-
-
-def _check_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:
-    largest = max(ids, default=0)
-    if largest >= vocabulary:
-        raise InvalidValue(field, largest, f"the model knows ids 0 to {vocabulary - 1}")

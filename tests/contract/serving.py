@@ -14,7 +14,7 @@ import grpc
 from del_codec.encode import encode
 from del_codec.noise import NoiseSetting
 from del_codec.v1 import inference_pb2 as pb
-from del_server.query import Backend
+from del_server.backend import Backend
 
 PREFIX = 5
 

@@ -10,7 +10,7 @@ import pytest
 from serving import Serving, StartServer, Talk, public
 
 from del_codec.v1 import inference_pb2 as pb
-from del_server.query import Query
+from del_server.prompt import Prompt
 from del_server.status import Code
 
 Send = Callable[[Serving, Talk], Awaitable[None]]
@@ -315,10 +315,10 @@ async def test_a_fault_of_the_server_tells_nothing_of_the_prompt(
 ) -> None:
     async with start_server() as serving:
 
-        def fail(_: Query) -> Any:
+        def fail(*_: Any) -> Any:
             raise ZeroDivisionError("my secret")
 
-        monkeypatch.setattr(Query, "_embed", fail)
+        monkeypatch.setattr(Prompt, "_embed", fail)
         talk = serving.talk()
         await talk.ask(1, [public(5)])
         error = await talk.error(1)

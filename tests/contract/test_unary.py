@@ -32,7 +32,7 @@ async def test_server_information(start_server: StartServer, tiny_model: Path, t
     assert (codec.mu_milli_min, codec.mu_milli_max) == (1_000, 60_000)
     assert codec.tokenizer_sha256.hex() == spec.tokenizer_sha256
     assert codec.chat_template_sha256.hex() == spec.chat_template_sha256
-    assert list(codec.tasks) == []
+    assert (list(codec.tasks), list(codec.task_infos)) == ([], [])
     assert info.limits == pb.Limits(
         context_tokens=512,
         prompt_tokens=512 - 4 - 1,
@@ -40,6 +40,8 @@ async def test_server_information(start_server: StartServer, tiny_model: Path, t
         queries_per_stream=64,
         message_bytes=1 << 20,
         segments=1 << 12,
+        candidates=256,
+        candidate_tokens=1 << 12,
     )
 
 

@@ -59,6 +59,8 @@ def test_the_limits_are_the_codes() -> None:
         f"| {MAX_SEGMENT_TOKENS} |",
         f"| {config.MESSAGE_BYTES} |",
         f"| {config.QUERIES_PER_STREAM} unfinished |",
+        f"| {config.CANDIDATES} a call |",
+        f"| {config.CANDIDATE_TOKENS} a call,",
         f"{WAITING_PER_SLOT + 1} times `--max-concurrent`",
         f"| streams | {STREAMS} |",
         f"| {config.DEFAULT_NEW_TOKENS}, or what",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,13 +11,18 @@ from google.rpc import error_details_pb2, status_pb2
 from del_codec.errors import FrameError, InvalidValue
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
 from del_codec.noise import NoiseSetting
+from del_codec.task import Task
 from del_codec.v1 import inference_pb2 as pb
+from del_server.backend import Backend
 from del_server.codec import ServedCodec
 from del_server.config import Limits
-from del_server.engine.base import Reason, Sampling
-from del_server.query import Backend, Delta, Opening, Query
+from del_server.engine.base import Reason, Sampling, Scored
+from del_server.prompt import Prompt
+from del_server.query import Delta, Opening, Query, Timings
+from del_server.score import Asked, Question, ScoreTimings
 from del_server.status import Problem
 
+GRPC_PREFIX = 5
 _ERROR_DOMAIN = "del_codec.v1"
 _REASONS = {
     Reason.STOP: pb.FINISH_REASON_STOP,
@@ -27,8 +33,7 @@ _REASONS = {
 
 def opening_from_pb(message: pb.OpenQuery, limits: Limits) -> Opening:
     """Raises InvalidValue that names the field."""
-    if len(message.codec_fingerprint) not in (0, 32):
-        raise InvalidValue("codec_fingerprint", f"{len(message.codec_fingerprint)} bytes", "a SHA-256 has 32 bytes")
+    codec = _fingerprint(message.codec_fingerprint)
     options = message.options
     if options.max_new_tokens > limits.new_tokens:
         raise InvalidValue("max_new_tokens", options.max_new_tokens, f"ask for at most {limits.new_tokens}")
@@ -43,7 +48,23 @@ def opening_from_pb(message: pb.OpenQuery, limits: Limits) -> Opening:
         position=len(message.resume_token_ids),
     )
     resume = tuple(message.resume_token_ids)
-    return Opening(message.codec_fingerprint.hex(), message.task, message.prompt_tokens, sampling, resume)
+    return Opening(codec, message.task, message.prompt_tokens, sampling, resume)
+
+
+def asked_from_pb(message: pb.ScoreRequest) -> Asked:
+    """Raises InvalidValue or FrameError that names the field."""
+    return Asked(
+        codec=_fingerprint(message.codec_fingerprint),
+        task=message.task,
+        segments=[segment_from_pb(segment, index) for index, segment in enumerate(message.segments)],
+        candidates=[tuple(candidate.token_ids) for candidate in message.candidates],
+    )
+
+
+def _fingerprint(raw: bytes) -> str:
+    if len(raw) not in (0, 32):
+        raise InvalidValue("codec_fingerprint", f"{len(raw)} bytes", "a SHA-256 has 32 bytes")
+    return raw.hex()
 
 
 def segment_from_pb(message: pb.Segment, index: int) -> Segment:
@@ -77,23 +98,50 @@ def delta_to_pb(delta: Delta) -> pb.TokenDelta:
 
 def finish_to_pb(query: Query, reason: Reason) -> pb.FinishedQuery:
     """The wire's form of an answer's end; times rounded down to microseconds."""
-    return pb.FinishedQuery(
-        reason=_REASONS[reason],
-        usage=pb.Usage(
-            private_tokens=query.private_tokens,
-            public_tokens=query.public_tokens,
-            new_tokens=query.new_tokens,
-            payload_bytes=query.payload_bytes,
-            received_bytes=query.received_bytes,
-            sent_bytes=query.sent_bytes,
-        ),
-        timings=pb.Timings(
-            queue_us=int(query.timings.queue * 1e6),
-            decode_us=int(query.timings.decode * 1e6),
-            prefill_us=int(query.timings.prefill * 1e6),
-            generate_us=int(query.timings.generate * 1e6),
-            first_token_us=int(query.timings.first_token * 1e6),
-        ),
+    usage = _usage(query.prompt, query.received_bytes)
+    usage.new_tokens, usage.sent_bytes = query.new_tokens, query.sent_bytes
+    timings = _timings(query.timings)
+    timings.first_token_us = int(query.timings.first_token * 1e6)
+    return pb.FinishedQuery(reason=_REASONS[reason], usage=usage, timings=timings)
+
+
+def scored_to_pb(question: Question, scored: Scored, received_bytes: int, token_logprobs: bool) -> pb.ScoreResponse:
+    """The wire's form of all scores, which counts its own bytes."""
+    response = pb.ScoreResponse(
+        scores=[
+            pb.CandidateScore(
+                logprob=math.fsum(values), tokens=len(values), token_logprobs=values if token_logprobs else []
+            )
+            for values in scored.logprobs
+        ],
+        usage=_usage(question.prompt, received_bytes),
+        timings=_timings(question.timings),
+    )
+    count_itself(response, response.usage, 0)
+    return response
+
+
+def count_itself(message: pb.GenerateResponse | pb.ScoreResponse, usage: pb.Usage, sent_before: int) -> None:
+    """Set usage.sent_bytes, which is in the message, to all that was sent with it: it settles after a round or two."""
+    while usage.sent_bytes != (total := sent_before + message.ByteSize() + GRPC_PREFIX):
+        usage.sent_bytes = total
+
+
+def _usage(prompt: Prompt, received_bytes: int) -> pb.Usage:
+    return pb.Usage(
+        private_tokens=prompt.private_tokens,
+        public_tokens=prompt.public_tokens,
+        payload_bytes=prompt.payload_bytes,
+        received_bytes=received_bytes,
+    )
+
+
+def _timings(phases: Timings | ScoreTimings) -> pb.Timings:
+    return pb.Timings(
+        queue_us=int(phases.queue * 1e6),
+        decode_us=int(phases.decode * 1e6),
+        prefill_us=int(phases.prefill * 1e6),
+        generate_us=int(phases.generate * 1e6),
     )
 
 
@@ -112,6 +160,8 @@ def info_to_pb(backend: Backend) -> pb.GetServerInfoResponse:
             queries_per_stream=limits.queries_per_stream,
             message_bytes=limits.message_bytes,
             segments=limits.segments,
+            candidates=limits.candidates,
+            candidate_tokens=limits.candidate_tokens,
         ),
     )
 
@@ -128,8 +178,14 @@ def codec_to_pb(codec: ServedCodec) -> pb.CodecInfo:
         mu_milli_max=spec.mu_milli_max,
         tokenizer_sha256=bytes.fromhex(spec.tokenizer_sha256),
         chat_template_sha256=bytes.fromhex(spec.chat_template_sha256),
-        tasks=codec.tasks,
+        tasks=list(codec.tasks),
+        task_infos=[task_to_pb(served.task) for served in codec.tasks.values()],
     )
+
+
+def task_to_pb(task: Task) -> pb.TaskInfo:
+    """What a client needs to know of a task."""
+    return pb.TaskInfo(name=task.name, template=task.template, labels=task.labels)
 
 
 def problem_to_pb(problem: Problem) -> pb.QueryError:

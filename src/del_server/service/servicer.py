@@ -11,17 +11,17 @@ from grpc_status import rpc_status
 
 from del_codec.errors import DelError
 from del_codec.v1 import inference_pb2 as pb
-from del_codec.v1.inference_pb2_grpc import InferenceServiceServicer
-from del_server.query import Backend
+from del_server.backend import Backend
+from del_server.service import scoring
 from del_server.service.messages import info_to_pb, status_to_pb
 from del_server.service.stream import Stream
-from del_server.status import Problem, problem_of
+from del_server.status import Draining, Problem, problem_of
 
 CHUNK_BYTES = 1 << 16
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class InferenceService(InferenceServiceServicer):  # type: ignore[misc]  # generated code has no types
+class InferenceService:
     """See protos/del_codec/v1/inference.proto."""
 
     def __init__(self, backend: Backend) -> None:
@@ -40,6 +40,15 @@ class InferenceService(InferenceServiceServicer):  # type: ignore[misc]  # gener
             drainer = tasks.create_task(self._end_when_drained(stream, reader))
             await asyncio.wait({reader})
             drainer.cancel()
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
+        """Judge candidates after a prompt; when the call ends early, so does its work in the engine."""
+        try:
+            if self._draining.is_set():
+                raise Draining("the server is shutting down; send the same bytes to another one")
+            return await scoring.answer(request, self._backend)
+        except Exception as error:
+            await abort(context, problem_of(error))
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:  # noqa: N802, ARG002
         """What this server serves."""

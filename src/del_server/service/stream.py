@@ -12,14 +12,22 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from del_codec.errors import DelError, InvalidValue
 from del_codec.v1 import inference_pb2 as pb
+from del_server.backend import Backend
 from del_server.engine.base import Reason
-from del_server.query import Backend, Delta, Query
-from del_server.service.messages import delta_to_pb, finish_to_pb, opening_from_pb, problem_to_pb, segment_from_pb
+from del_server.query import Delta, Query
+from del_server.service.messages import (
+    GRPC_PREFIX,
+    count_itself,
+    delta_to_pb,
+    finish_to_pb,
+    opening_from_pb,
+    problem_to_pb,
+    segment_from_pb,
+)
 from del_server.status import Code, Draining, QueryIdInUse, TooManyQueries, UnknownQuery, problem_of
 
 logger = logging.getLogger(__name__)
 
-GRPC_PREFIX = 5
 # A client may have sent some of a prompt before it learns that its query was refused.
 REMEMBERED = 256
 Write = Callable[[pb.GenerateResponse], Awaitable[None]]
@@ -128,10 +136,7 @@ class Stream:
     async def _finish(self, query_id: int, entry: _Entry, reason: Reason) -> None:
         if self._close(query_id, entry, reason.value):
             response = pb.GenerateResponse(query_id=query_id, finish=finish_to_pb(entry.query, reason))
-            # The finish counts itself; its own size settles after a round or two.
-            usage = response.finish.usage
-            while usage.sent_bytes != (total := entry.query.sent_bytes + response.ByteSize() + GRPC_PREFIX):
-                usage.sent_bytes = total
+            count_itself(response, response.finish.usage, entry.query.sent_bytes)
             await self._send(response, entry.query)
 
     async def _fail(self, query_id: int, entry: _Entry, error: Exception) -> None:

@@ -1,0 +1,62 @@
+"""Backend: what all queries of a server share, and Admission, the bound on how many of them it answers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from del_codec.errors import ExhaustedError
+from del_server.codec import ServedCodec
+from del_server.config import Limits
+from del_server.engine.base import Engine
+from del_server.metrics import Metrics
+from del_server.status import UnknownCodec
+
+
+class Admission:
+    """Places for queries whose prompt is complete; without one, nothing is decoded."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.taken = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place. Raises ExhaustedError if there is none."""
+        if self.taken >= self.places:
+            raise ExhaustedError(f"the server answers {self.places} queries at once; send the same bytes again later")
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Backend:
+    """What all queries share. embed_tokens: the model's own embeddings [T, D] of ids [T]. executor: for decoding."""
+
+    version: str
+    model: str
+    engine: Engine
+    codecs: tuple[ServedCodec, ...]
+    embed_tokens: Callable[[Sequence[int]], Tensor]
+    tokenizer: Tokenizer
+    limits: Limits
+    metrics: Metrics
+    admission: Admission
+    executor: Executor
+
+    def codec(self, fingerprint: str) -> ServedCodec:
+        """The live codec of that fingerprint (64 hex digits). Raises UnknownCodec."""
+        for codec in self.codecs:
+            if codec.fingerprint == fingerprint:
+                return codec
+        live = ", ".join(codec.fingerprint[:12] + "…" for codec in self.codecs) or "none"
+        shown = f"codec {fingerprint[:12]}… is" if fingerprint else "a private segment without a codec is"
+        raise UnknownCodec(f"{shown} not served here (live: {live}); fetch a live codec and encode the prompt with it")

@@ -1,0 +1,88 @@
+"""One prompt in segments, checked as they come, on its way to embeddings. Knows nothing of gRPC or of answers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from del_codec.errors import FrameError, InvalidValue
+from del_codec.frame import PrivateSegment, PublicSegment, Segment
+from del_server.backend import Backend
+from del_server.status import UnknownTask
+
+
+class Prompt:
+    """Segments under a codec and a task of it; `codec` is a fingerprint in hex, "" for none, `task` "" for none."""
+
+    def __init__(self, codec: str, task: str, backend: Backend) -> None:
+        self._codec = backend.codec(codec) if codec else None
+        known = self._codec.tasks if self._codec else {}
+        if task and task not in known:
+            raise UnknownTask("task", task, f"leave it empty or use one of {list(known)}")
+        self._task, self._backend = task, backend
+        self._segments: list[Segment] = []
+        self.private_tokens = self.public_tokens = self.payload_bytes = 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the segments so far."""
+        return self.private_tokens + self.public_tokens
+
+    @property
+    def soft_tokens(self) -> int:
+        """Tokens that the codec puts in front."""
+        return len(self._codec.soft_prompt_of(self._task)) if self._codec and self.private_tokens else 0
+
+    def add(self, segment: Segment, most: int) -> None:
+        """Append a segment to a prompt of at most `most` tokens. Raises InvalidValue, FrameError or UnknownCodec."""
+        if len(self._segments) == self._backend.limits.segments:
+            raise InvalidValue("segments", "too many", f"a prompt has at most {self._backend.limits.segments}")
+        if self.tokens + segment.tokens > most:
+            raise InvalidValue("prompt_tokens", most, "the segments hold more; declare what they hold together")
+        if isinstance(segment, PrivateSegment):
+            codec = self._codec or self._backend.codec("")
+            if len(segment.payload) > segment.tokens * codec.table.spec.dim:
+                raise FrameError("payload", f"{len(segment.payload)} bytes", f"too long for {segment.tokens} tokens")
+            self.private_tokens += segment.tokens
+            self.payload_bytes += len(segment.payload)
+            self._backend.metrics.payload_bytes.labels("received").inc(len(segment.payload))
+        else:
+            check_ids("token_ids", segment.token_ids, self._backend.engine.capacity.vocabulary)
+            self.public_tokens += segment.tokens
+        self._segments.append(segment)
+
+    async def embed(self, resume: Sequence[int] = ()) -> tuple[Tensor, float]:
+        """Embeddings [P + T + R, D] with those of ids `resume` behind, and the seconds that decoding took; the segments
+        are let go. Raises FrameError for a payload that can't be read."""
+        loop = asyncio.get_running_loop()
+        prompt, seconds = await loop.run_in_executor(self._backend.executor, self._embed, resume)
+        self._segments.clear()
+        return prompt, seconds
+
+    def count(self) -> None:
+        """Count the tokens of a prompt that reaches the engine."""
+        tokens = self._backend.metrics.tokens
+        tokens.labels("private").inc(self.private_tokens)
+        tokens.labels("public").inc(self.public_tokens)
+
+    def _embed(self, resume: Sequence[int]) -> tuple[Tensor, float]:
+        started = time.perf_counter()
+        if self._codec is not None and self.private_tokens:
+            prompt = self._codec.embed(self._segments, self._task)
+        else:
+            ids = [token for s in self._segments if isinstance(s, PublicSegment) for token in s.token_ids]
+            prompt = self._backend.embed_tokens(ids)
+        if resume:
+            prompt = torch.cat([prompt, self._backend.embed_tokens(resume)])
+        return prompt, time.perf_counter() - started
+
+
+def check_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:
+    """Raise InvalidValue for an id that the model doesn't know; ids are not negative, since the wire's are not."""
+    largest = max(ids, default=0)
+    if largest >= vocabulary:
+        raise InvalidValue(field, largest, f"the model knows ids 0 to {vocabulary - 1}")

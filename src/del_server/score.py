@@ -1,0 +1,83 @@
+"""One question: a whole prompt and candidates for what follows it, each to be judged. Knows nothing of gRPC."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from del_codec.errors import InvalidValue
+from del_codec.frame import Segment
+from del_server.backend import Backend
+from del_server.engine.base import Scored, check_candidates
+from del_server.prompt import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """codec: fingerprint in hex, "" for none; task: "" for none; candidates: ids of each."""
+
+    codec: str
+    task: str
+    segments: Sequence[Segment]
+    candidates: Sequence[Sequence[int]]
+
+
+@dataclass(slots=True)
+class ScoreTimings:
+    """Phases in seconds; see the wire's Timings."""
+
+    queue: float = 0.0
+    decode: float = 0.0
+    prefill: float = 0.0
+    generate: float = 0.0
+
+
+class Question:
+    """Checked when it is made: raises what a query's prompt raises, and InvalidValue for its candidates."""
+
+    def __init__(self, asked: Asked, backend: Backend) -> None:
+        limits = backend.limits
+        _check_size(asked, limits.candidates, limits.candidate_tokens)
+        held = sum(segment.tokens for segment in asked.segments)
+        if not 1 <= held <= limits.prompt_tokens:
+            raise InvalidValue("segments", f"{held} tokens", f"send 1 to {limits.prompt_tokens} tokens")
+        self.prompt = Prompt(asked.codec, asked.task, backend)
+        for segment in asked.segments:
+            self.prompt.add(segment, held)
+        check_candidates(asked.candidates, self.prompt.soft_tokens + held, backend.engine.capacity)
+        self._candidates, self._backend = asked.candidates, backend
+        self.timings = ScoreTimings()
+
+    async def run(self) -> Scored:
+        """Decode the prompt and judge the candidates; when the task is cancelled, the engine's slot is freed.
+
+        Raises ExhaustedError if the server is full, FrameError for a payload that can't be read, EngineError if the
+        model failed.
+        """
+        asked = time.perf_counter()
+        metrics, timings = self._backend.metrics, self.timings
+        with self._backend.admission.place():
+            prompt, timings.decode = await self.prompt.embed()
+            waited = time.perf_counter() - asked - timings.decode
+            self.prompt.count()
+            scoring = self._backend.engine.score(prompt, self._candidates)
+            del prompt
+            try:
+                scored = await scoring.result()
+            finally:
+                scoring.cancel()
+        metrics.tokens.labels("candidate").inc(sum(map(len, self._candidates)))
+        timings.queue = waited + scored.queue_seconds
+        timings.prefill, timings.generate = scored.prefill_seconds, scored.score_seconds
+        for phase in ("queue", "decode", "prefill", "generate"):
+            metrics.phase.labels(phase).observe(getattr(timings, phase))
+        return scored
+
+
+def _check_size(asked: Asked, candidates: int, tokens: int) -> None:
+    count, total = len(asked.candidates), sum(map(len, asked.candidates))
+    if not 1 <= count <= candidates:
+        raise InvalidValue("candidates", count, f"give 1 to {candidates}")
+    if total > tokens:
+        raise InvalidValue("candidates", f"{total} ids", f"all together have at most {tokens}")

@@ -1,0 +1,40 @@
+"""One Score call: from its message to its answer, counted as a query is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from del_codec.errors import DelError, InvalidValue
+from del_codec.v1 import inference_pb2 as pb
+from del_server.backend import Backend
+from del_server.score import Question
+from del_server.service.messages import GRPC_PREFIX, asked_from_pb, scored_to_pb
+from del_server.status import Code, problem_of
+
+logger = logging.getLogger(__name__)
+
+
+async def answer(request: pb.ScoreRequest, backend: Backend) -> pb.ScoreResponse:
+    """The answer. Raises DelError for what the client is told, CancelledError when it has gone."""
+    metrics, size = backend.metrics, request.ByteSize() + GRPC_PREFIX
+    metrics.wire_bytes.labels("received").inc(size)
+    try:
+        most = backend.limits.message_bytes
+        if size - GRPC_PREFIX > most:
+            raise InvalidValue("message", f"{size - GRPC_PREFIX} bytes", f"a message has at most {most}")
+        question = Question(asked_from_pb(request), backend)
+        scored = await question.run()
+    except asyncio.CancelledError:
+        metrics.queries.labels("abandoned").inc()
+        raise
+    except Exception as error:
+        if not isinstance(error, DelError):
+            logger.exception("a question failed in the server")
+        failed = problem_of(error).code == Code.INTERNAL
+        metrics.queries.labels("failed" if failed else "refused").inc()
+        raise
+    response = scored_to_pb(question, scored, size, request.token_logprobs)
+    metrics.queries.labels("scored").inc()
+    metrics.wire_bytes.labels("sent").inc(response.ByteSize() + GRPC_PREFIX)
+    return response
