@@ -11,6 +11,7 @@ from del_codec.frame import Segment
 from del_server.backend import Backend
 from del_server.engine.base import Scored, check_candidates
 from del_server.prompt import Prompt
+from del_server.query import Timings
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +22,6 @@ class Asked:
     task: str
     segments: Sequence[Segment]
     candidates: Sequence[Sequence[int]]
-
-
-@dataclass(slots=True)
-class ScoreTimings:
-    """Phases in seconds; see the wire's Timings."""
-
-    queue: float = 0.0
-    decode: float = 0.0
-    prefill: float = 0.0
-    generate: float = 0.0
 
 
 class Question:
@@ -47,7 +38,7 @@ class Question:
             self.prompt.add(segment, held)
         check_candidates(asked.candidates, self.prompt.soft_tokens + held, backend.engine.capacity)
         self._candidates, self._backend = asked.candidates, backend
-        self.timings = ScoreTimings()
+        self.timings = Timings()
 
     async def run(self) -> Scored:
         """Decode the prompt and judge the candidates; when the task is cancelled, the engine's slot is freed.

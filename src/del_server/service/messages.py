@@ -19,7 +19,7 @@ from del_server.config import Limits
 from del_server.engine.base import Reason, Sampling, Scored
 from del_server.prompt import Prompt
 from del_server.query import Delta, Opening, Query, Timings
-from del_server.score import Asked, Question, ScoreTimings
+from del_server.score import Asked, Question
 from del_server.status import Problem
 
 GRPC_PREFIX = 5
@@ -100,9 +100,7 @@ def finish_to_pb(query: Query, reason: Reason) -> pb.FinishedQuery:
     """The wire's form of an answer's end; times rounded down to microseconds."""
     usage = _usage(query.prompt, query.received_bytes)
     usage.new_tokens, usage.sent_bytes = query.new_tokens, query.sent_bytes
-    timings = _timings(query.timings)
-    timings.first_token_us = int(query.timings.first_token * 1e6)
-    return pb.FinishedQuery(reason=_REASONS[reason], usage=usage, timings=timings)
+    return pb.FinishedQuery(reason=_REASONS[reason], usage=usage, timings=_timings(query.timings))
 
 
 def scored_to_pb(question: Question, scored: Scored, received_bytes: int, token_logprobs: bool) -> pb.ScoreResponse:
@@ -136,12 +134,13 @@ def _usage(prompt: Prompt, received_bytes: int) -> pb.Usage:
     )
 
 
-def _timings(phases: Timings | ScoreTimings) -> pb.Timings:
+def _timings(phases: Timings) -> pb.Timings:
     return pb.Timings(
         queue_us=int(phases.queue * 1e6),
         decode_us=int(phases.decode * 1e6),
         prefill_us=int(phases.prefill * 1e6),
         generate_us=int(phases.generate * 1e6),
+        first_token_us=int(phases.first_token * 1e6),
     )
 
 
