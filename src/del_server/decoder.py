@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -53,14 +54,26 @@ class PromptDecoder:
         decoded = self._network(prompt) if bool(private.any()) else mean
         return torch.where(private.unsqueeze(-1), decoded, mean)[0].to(self._embeddings.dtype)
 
+    @torch.inference_mode()
+    def windows(self, levels: npt.NDArray[np.uint8], setting: NoiseSetting) -> Tensor:
+        """Embeddings [B, T, D] of B prompts at once, wholly private at one setting, from levels [B, T, d]."""
+        shape = levels.shape[:2]
+        parts = self._read(levels.reshape(-1, levels.shape[-1]), setting)
+        latents, mean, noise = (part.reshape(*shape, -1) for part in parts)
+        everywhere = torch.ones(shape, dtype=torch.bool, device=self._device)
+        decoded: Tensor = self._network(NoisyPrompt(latents, mean, noise, everywhere, everywhere))
+        return decoded.to(self._embeddings.dtype)
+
     def _noisy(self, segment: PrivateSegment) -> tuple[Tensor, Tensor, Tensor]:
-        setting, spec = segment.setting, self.table.spec
-        levels = segment.levels(spec.dim)
+        return self._read(segment.levels(self.table.spec.dim), segment.setting)
+
+    def _read(self, levels: npt.NDArray[np.uint8], setting: NoiseSetting) -> tuple[Tensor, Tensor, Tensor]:
+        """Unbiased latents [N, d], posterior means [N, D] and noise features [N, 3] of levels [N, d]."""
         latents = torch.from_numpy(setting.estimate(levels)).to(self._device)
         features = noise_features(torch.tensor(setting.amplitude), torch.tensor(float(setting.levels)))
-        noise = features.to(self._device, torch.float32).expand(segment.tokens, -1)
+        noise = features.to(self._device, torch.float32).expand(len(levels), -1)
         if isinstance(self._network, LinearDecoder):
-            mean = torch.zeros(segment.tokens, spec.embedding_width, device=self._device)
+            mean = torch.zeros(len(levels), self.table.spec.embedding_width, device=self._device)
         else:
             counts = torch.from_numpy(levels).to(self._device, torch.float32)
             theta, bias = self._likelihood(setting)

@@ -5,83 +5,129 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from del_codec.errors import InvalidValue
 from del_codec.shipped import DEVICE_FILE
 from del_codec.spec import Measured
 from del_codec.table import LatentTable
-from del_server.codec import ServedCodec
-from del_server.commands.train import DTYPES, hub_tokenizer
-from del_server.evaluation import Bounds, Evaluation, Row, table, to_json
+from del_server.commands.train import DTYPES, hub_tokenizer, separator_id
+from del_server.evaluation.attacks import ATTACKS
+from del_server.evaluation.inversion import InversionConfig
+from del_server.evaluation.report import heading, measured, table, to_json
+from del_server.evaluation.study import Study, Windows
 from del_server.models import load_model
-from del_server.training.text import read_texts, tokenize
+from del_server.training.text import Ids, read_texts, tokenize
+
+UNTRAINED = ("prior", "nn", "ml", "map", "beam", "beam-token")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `del-server evaluate`."""
-    parser.add_argument("--codec", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--model", default="smollm2", help="smollm2, a folder or a Hugging Face id (default: smollm2)")
+    add_study_arguments(parser)
     parser.add_argument("--text", type=Path, nargs="+", required=True, metavar="FILE", help=".txt or .jsonl, also .xz")
     parser.add_argument("--mu", type=float, nargs="+", default=[5.0, 10.0, 20.0, 40.0])
     parser.add_argument("--bits", type=int, nargs="+", default=[1])
+    parser.add_argument("--attacks", default=",".join(UNTRAINED), help=f"all, or of {', '.join(ATTACKS)}")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything measured to OUT")
+    parser.add_argument("--record", action="store_true", help="write the rows into the codecs (fingerprints change)")
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command that studies codecs is told."""
+    defaults = InversionConfig()
+    parser.add_argument(
+        "--codec", type=Path, nargs="+", required=True, metavar="DIR", help="several: seeds of one kind"
+    )
+    parser.add_argument("--model", default="smollm2", help="smollm2, a folder or a Hugging Face id (default: smollm2)")
     parser.add_argument("--count", type=int, default=128, help="windows of each text (default: %(default)s)")
     parser.add_argument("--prompt", type=int, default=64, help="private tokens of a window (default: %(default)s)")
     parser.add_argument("--continuation", type=int, default=32, help="(default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write everything measured to OUT")
-    parser.add_argument("--record", action="store_true", help="write the rows into the codec (its fingerprint changes)")
+    parser.add_argument("--beam", type=int, default=16, help="hypotheses of a search (default: %(default)s)")
+    parser.add_argument("--attack-text", type=Path, nargs="+", default=[], metavar="FILE", help="to train inversion on")
+    parser.add_argument("--attack-steps", type=int, default=defaults.steps, help="(default: %(default)s)")
+    parser.add_argument(
+        "--attack-batch", type=int, default=defaults.batch, help="windows a step (default: %(default)s)"
+    )
     parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the model (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Measure, print a table, and write what was asked for."""
-    for name in ("count", "prompt", "continuation"):
-        if getattr(arguments, name) < 1:
-            raise InvalidValue(name, getattr(arguments, name), "use at least 1")
-    model = load_model(arguments.model, arguments.dtype, arguments.device)
-    codec = ServedCodec.load(arguments.codec, model)
-    evaluation = Evaluation(codec, arguments.codec, model)
-    tokenizer = hub_tokenizer(arguments.model)
-    separator = int(tokenizer.convert_tokens_to_ids(tokenizer.unk_token or tokenizer.eos_token))
-    bounds: dict[str, Bounds] = {}
-    rows: list[Row] = []
+    names = attack_names(arguments.attacks)
+    bench = Bench(arguments)
+    grid = bench.study.settings(arguments.mu, arguments.bits)
+    if set(names) - set(UNTRAINED):
+        bench.train_attacks([setting for _, setting in grid])
+    results = []
     for path in arguments.text:
-        stream = tokenize(tokenizer, read_texts(path), separator)
-        name = f"{path.parent.name}/{path.name}"
-        bounds[name], measured = evaluation.measure(
-            name,
-            stream,
-            mus=arguments.mu,
-            bits=arguments.bits,
-            prompt=arguments.prompt,
-            continuation=arguments.continuation,
-            count=arguments.count,
-        )
-        rows += measured
-        found = bounds[name]
-        print(
-            f"{name}: floor PPL {math.exp(found.floor):.1f}, ceiling {math.exp(found.ceiling):.1f}, "
-            f"plain clean prompt {math.exp(found.plain):.1f}",
-            flush=True,
-        )
-    print(table(rows))
+        results.append(bench.study.measure(bench.windows(path), grid, names))
+        print(heading(results[-1]), flush=True)
+    print(table(results))
     if arguments.json:
-        arguments.json.write_text(json.dumps(to_json(bounds, rows), indent=1) + "\n")
+        facts = {name: _plain(value) for name, value in vars(arguments).items() if name not in ("json", "record")}
+        arguments.json.write_text(json.dumps(to_json(results, facts), indent=1) + "\n")
     if arguments.record:
-        record(arguments.codec, codec.table, rows)
+        for folder in arguments.codec:
+            record(folder, measured(results))
 
 
-def record(folder: Path, latents: LatentTable, rows: list[Row]) -> None:
-    """Write what was measured into the device's half: at each setting the texts' highest attack success and lowest
-    retained share, since a default must hold on both."""
-    settings = sorted({(row.mu, row.bits) for row in rows})
-    measured = []
-    for mu, bits in settings:
-        here = [row for row in rows if (row.mu, row.bits) == (mu, bits)]
-        success = max(row.attack_success for row in here)
-        retained = min(row.retained.mean for row in here)
-        measured.append(Measured(round(1000 * mu), bits, math.ceil(1000 * success), math.floor(1000 * retained)))
-    spec = dataclasses.replace(latents.spec, measured=tuple(measured))
+def attack_names(text: str) -> list[str]:
+    """The attacks that --attacks names, in the order of ATTACKS. Raises InvalidValue."""
+    asked = set(ATTACKS) if text == "all" else {name.strip() for name in text.split(",")}
+    if not asked <= set(ATTACKS):
+        raise InvalidValue("attacks", text, f"use all, or names of {', '.join(ATTACKS)} with commas between")
+    return [name for name in ATTACKS if name in asked]
+
+
+class Bench:
+    """A study as the command line describes it, and its texts. Raises DelError."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        for name in ("count", "prompt", "continuation", "beam", "attack_steps", "attack_batch"):
+            if getattr(arguments, name) < 1:
+                raise InvalidValue(name.replace("_", "-"), getattr(arguments, name), "use at least 1")
+        self.arguments = arguments
+        model = load_model(arguments.model, arguments.dtype, arguments.device)
+        self.tokenizer = hub_tokenizer(arguments.model)
+        self.separator = separator_id(self.tokenizer)
+        start = np.array([self.separator], dtype=np.int64)
+        self.study = Study(model, arguments.codec, start, width=arguments.beam)
+
+    def stream(self, path: Path) -> Ids:
+        """The ids of a file."""
+        return tokenize(self.tokenizer, read_texts(path), self.separator)
+
+    def windows(self, path: Path) -> Windows:
+        """The windows of a file, named by its folder and name."""
+        told = self.arguments
+        name = f"{path.parent.name}/{path.name}"
+        stream = self.stream(path)
+        return Windows.of(name, stream, count=told.count, prompt=told.prompt, continuation=told.continuation)
+
+    def train_attacks(self, settings: Sequence[Any]) -> None:
+        """Train the inversion attack on the public text that was given. Raises InvalidValue if there is none."""
+        told = self.arguments
+        if not told.attack_text:
+            raise InvalidValue("attack-text", "nothing", "name public text to train the inversion attack on")
+        public = np.concatenate([self.stream(path) for path in told.attack_text])
+        config = InversionConfig(steps=told.attack_steps, batch=told.attack_batch)
+        self.study.train_inversions(public, settings, told.prompt, config)
+
+
+def record(folder: Path, rows: tuple[Measured, ...]) -> None:
+    """Write what was measured into the device's half of a codec."""
+    latents = LatentTable.load(folder / DEVICE_FILE)
+    spec = dataclasses.replace(latents.spec, measured=rows)
     (folder / DEVICE_FILE).write_bytes(LatentTable.to_bytes(spec, latents.latents, latents.unigram_counts))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,1 +1,1 @@
-"""Evaluation: what a codec is worth, what it gives away, and what its rivals would, on the very path that is deployed."""
+"""Evaluation: what a codec is worth, what it gives away, and what rivals would, on the path that is deployed."""

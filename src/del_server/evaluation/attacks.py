@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from del_codec.errors import InvalidValue
+from del_server import lora
 from del_server.evaluation.beam import LanguagePrior, beam_guess
 from del_server.evaluation.channel import BinomialChannel
 from del_server.evaluation.evidence import TokenEvidence, best_guess
@@ -67,6 +68,7 @@ class Attacker:
         """
         if not set(names) <= set(ATTACKS):
             raise InvalidValue("attacks", sorted(set(names) - set(ATTACKS)), f"use {', '.join(ATTACKS)}, or all")
+        lora.use(self.prior.model, None)
         guesses: Guesses = [{} for _ in cases]
         for family, method in _FAMILIES.items():
             if set(family) & set(names):

@@ -70,7 +70,12 @@ class Found:
 
 
 def beam_guess(
-    cases: Sequence[Evidence], prior: LanguagePrior, *, width: int = 16, weight: float = 1.0, max_rows: int | None = None
+    cases: Sequence[Evidence],
+    prior: LanguagePrior,
+    *,
+    width: int = 16,
+    weight: float = 1.0,
+    max_rows: int | None = None,
 ) -> list[Found]:
     """What the search finds for the windows of each case; all cases have the same length.
 
@@ -87,7 +92,9 @@ def beam_guess(
         parts = [cases[index].part(start, stop) for index, start, stop in group]
         guesses = _search(parts, prior, width, weight)
         sizes = [part.windows for part in parts]
-        for (index, _, _), path, token in zip(group, guesses.path.split(sizes), guesses.token.split(sizes), strict=True):
+        for (index, _, _), path, token in zip(
+            group, torch.split(guesses.path, sizes), torch.split(guesses.token, sizes), strict=True
+        ):
             found[index].append(Found(path, token))
     return [Found(torch.cat([f.path for f in fs]), torch.cat([f.token for f in fs])) for fs in found]
 
@@ -132,6 +139,8 @@ def _search(parts: Sequence[Evidence], prior: LanguagePrior, width: int, weight:
         scores, chosen = best.topk(width, dim=-1)
         origin = chosen // width
         tokens = candidates.flatten(1).gather(1, chosen)
-        history = torch.cat([history.gather(1, origin.unsqueeze(-1).expand(-1, -1, position)), tokens.unsqueeze(-1)], -1)
-        cache.reorder_cache((origin + offsets).flatten())
+        history = torch.cat(
+            [history.gather(1, origin.unsqueeze(-1).expand(-1, -1, position)), tokens.unsqueeze(-1)], -1
+        )
+        cache.reorder_cache((origin + offsets).flatten())  # type: ignore[arg-type]
     return Found(history[:, 0], torch.stack(likeliest, dim=1))

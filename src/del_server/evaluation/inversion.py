@@ -1,8 +1,8 @@
 """A trained attack: a small bidirectional transformer that reads a whole noised prompt and names its tokens.
 
-Its scores are the exact log-likelihood of each token's own levels, plus the unigram prior, plus what it has learned from
-the other positions: a correction through the embedding table, and a share of what the language model itself expects
-when it reads the prompt's posterior means. All of that is zero at the start, so an untrained attack is per-token MAP.
+Its scores are the exact log-likelihood of the levels of each token, plus the unigram prior, plus what it has learned
+from the other positions: a correction through the embedding table, and a share of what the language model expects when
+it reads the posterior means of the prompt. All of that is zero at the start: an untrained attack is per-token MAP.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from del_codec.errors import InvalidValue
 from del_codec.projection import NOISE_FEATURES, ContextLayer
+from del_server import lora
 from del_server.evaluation.channel import BinomialChannel
 
 _CHUNK = {"cuda": 8192, "cpu": 512}
@@ -90,6 +91,11 @@ class InversionModel(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
+    @property
+    def language_model(self) -> Any:
+        """The frozen model that reads along."""
+        return self._language_model[0]
+
     @torch.no_grad()
     def read(self, channel: BinomialChannel, levels: Tensor, shown: Tensor, prefix: Tensor) -> Reading:
         """What the attack reads of levels [B, T, d]; prefix: public ids [P] before the prompt, at least one."""
@@ -104,14 +110,14 @@ class InversionModel(nn.Module):
     def token_scores(self, channel: BinomialChannel, levels: Tensor, shown: Tensor) -> Tensor:
         """Log-likelihood (0 where withheld) plus log prior, [..., V], of levels [..., d]."""
         likelihood = channel.log_likelihood(levels.flatten(0, -2)).view(*levels.shape[:-1], -1)
-        return likelihood * shown.unsqueeze(-1) + self.log_prior
+        scores: Tensor = likelihood * shown.unsqueeze(-1) + self.log_prior
+        return scores
 
     def _hidden_states(self, mean: Tensor, prefix: Tensor) -> Tensor:
         """Last hidden states [B, T + 1, D] from the prefix's last position on."""
-        (model,) = self._language_model
         start = self.embeddings[prefix].expand(len(mean), -1, -1)
-        read = torch.cat([start, mean], dim=1).to(model.dtype)
-        out = model.base_model(inputs_embeds=read, use_cache=False)
+        read = torch.cat([start, mean], dim=1).to(self.language_model.dtype)
+        out = self.language_model.base_model(inputs_embeds=read, use_cache=False)
         states: Tensor = out.last_hidden_state[:, len(prefix) - 1 :].float()
         return states
 
@@ -130,12 +136,11 @@ class InversionModel(nn.Module):
 
     def learned(self, hidden: Tensor, expected: Tensor) -> Tensor:
         """What context adds to the scores, [..., V], from hidden states [..., width] and expected [..., D]."""
-        (model,) = self._language_model
         with torch.no_grad():
-            head = model.get_output_embeddings()
+            head = self.language_model.get_output_embeddings()
             spoken = F.log_softmax(head(expected.to(head.weight.dtype)).float(), dim=-1) - self.log_prior
-        correction: Tensor = self.write(hidden) @ self.targets.T
-        return correction + self.trust(hidden) * spoken
+        added: Tensor = self.write(hidden) @ self.targets.T + self.trust(hidden) * spoken
+        return added
 
 
 def train_inversion(
@@ -149,6 +154,7 @@ def train_inversion(
     if len(stream) < length:
         raise InvalidValue("attack text", f"{len(stream)} tokens", f"give at least {length} tokens of public text")
     device = attack.log_prior.device
+    lora.use(attack.language_model, None)
     optimiser = torch.optim.AdamW(attack.parameters(), lr=config.rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.rate, total_steps=config.steps + 1, pct_start=0.1)
     generator = torch.Generator(device=device).manual_seed(config.seed)
@@ -193,13 +199,18 @@ class InversionEvidence:
     @classmethod
     @torch.inference_mode()
     def of(
-        cls, attack: InversionModel, channel: BinomialChannel, levels: Tensor, prefix: Tensor, shown: Tensor | None = None
+        cls,
+        attack: InversionModel,
+        channel: BinomialChannel,
+        levels: Tensor,
+        prefix: Tensor,
+        shown: Tensor | None = None,
     ) -> InversionEvidence:
         """Read windows of levels [B, T, d], all shown if nothing is said."""
         shown = torch.ones(levels.shape[:2], dtype=torch.bool, device=levels.device) if shown is None else shown
         size = max(1, _CHUNK.get(levels.device.type, 512) // levels.shape[1])
         hidden, expected = [], []
-        for some, seen in zip(levels.split(size), shown.split(size), strict=True):
+        for some, seen in zip(torch.split(levels, size), torch.split(shown, size), strict=True):
             reading = attack.read(channel, some, seen, prefix)
             hidden.append(attack(reading))
             expected.append(reading.expected)

@@ -1,0 +1,77 @@
+"""Report: what was measured as one Markdown table a text, as JSON, and as rows of the codec's own measurements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from del_codec.spec import Measured
+from del_server.evaluation.estimate import CONFIDENCE
+from del_server.evaluation.leakage import DELTA
+from del_server.evaluation.study import Row, TextResult
+
+SCHEMA = "del-evaluation/1"
+
+
+def to_json(results: Sequence[TextResult], facts: dict[str, Any]) -> dict[str, Any]:
+    """Everything measured, for machines; facts: how (the command's own settings). Not-a-number becomes null."""
+    measured = [asdict(result) for result in results]
+    found = {"schema": SCHEMA, "confidence": CONFIDENCE, "delta": DELTA, "facts": facts, "texts": measured}
+    plain: dict[str, Any] = _without_nan(found)
+    return plain
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def heading(result: TextResult) -> str:
+    """One line on a text: its windows, floor and ceiling."""
+    floor, ceiling, plain = (result.perplexities[name] for name in ("floor", "ceiling", "plain"))
+    return (
+        f"{result.text}: {result.windows} windows; PPL floor {floor:.1f}, ceiling {ceiling:.1f} ({result.ceiling}), "
+        f"plain clean prompt {plain:.1f}"
+    )
+
+
+def table(results: Sequence[TextResult]) -> str:
+    """All rows as a Markdown table; the strongest attack of each row is bold."""
+    names = list(dict.fromkeys(name for result in results for row in result.rows for name in row.attacks))
+    columns = ["text", "mu", "bits", "bytes/token", "PPL", "retained", "95 %", *names]
+    columns += ["bits read (of)", "cap, prior", f"eps a token, delta {DELTA:g}"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(_cells(row, names)) + " |" for result in results for row in result.rows]
+    return "\n".join(lines)
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[str]:
+    cells = [row.text, f"{row.mu:g}", str(row.bits), f"{row.bytes_per_token:g}", f"{math.exp(row.nll.mean):.1f}"]
+    cells += [
+        f"{row.retained.mean:.2f} ± {row.retained.error:.2f}",
+        f"{row.retained.low:.2f} to {row.retained.high:.2f}",
+    ]
+    for name in names:
+        shown = str(row.attacks[name]) if name in row.attacks else "-"
+        cells.append(f"**{shown}**" if name == row.strongest else shown)
+    leakage = row.leakage
+    cells += [f"{leakage.bits:.2f} ({leakage.bits_limit:.1f})", f"{leakage.cap_prior:.3f}", f"{leakage.epsilon:.1f}"]
+    return cells
+
+
+def measured(results: Sequence[TextResult]) -> tuple[Measured, ...]:
+    """Rows for a codec's spec: at each setting the texts' highest ASR (of the strongest attack) and lowest retained
+    share, both rounded to the codec's disadvantage, since a default must hold on all texts."""
+    rows = [row for result in results for row in result.rows]
+    found = []
+    for mu, bits in sorted({(row.mu, row.bits) for row in rows}):
+        here = [row for row in rows if (row.mu, row.bits) == (mu, bits)]
+        success = max(row.attack_success for row in here)
+        retained = min(row.retained.mean for row in here)
+        found.append(Measured(round(1000 * mu), bits, math.ceil(1000 * success), math.floor(1000 * retained)))
+    return tuple(found)

@@ -1,0 +1,114 @@
+"""Utility: the negative log-likelihood of true continuations after a prompt, and what share of it a codec keeps.
+
+Knows nothing of noise: prompts come as embeddings, with the model and the soft prompt that read them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from del_codec.errors import ArtifactError
+from del_server.codec import LORA_FOLDER, REFERENCES_FILE, REFERENCES_FOLDER
+from del_server.lora import load_lora
+from del_server.training.objective import Judge, token_nll
+
+Losses = npt.NDArray[np.float64]
+_CHUNK = {"cuda": 128, "cpu": 16}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """A way to read prompts: a model, the LoRA that it has meanwhile (None: none), a soft prompt [P, D] before them."""
+
+    judge: Judge
+    soft: Tensor | None
+    adapter: str | None = None
+
+    @torch.inference_mode()
+    def losses(self, prompt: Tensor, target: Tensor) -> Losses:
+        """Mean NLL in nats a token of each continuation, [B]; prompt: [B, T, D], T may be 0; target: ids [B, C]."""
+        size = _CHUNK.get(target.device.type, 16)
+        parts = []
+        for some, wanted in zip(torch.split(prompt, size), torch.split(target, size), strict=True):
+            present = torch.ones(some.shape[:2], dtype=torch.bool, device=some.device)
+            logits = self.judge.logits(self.soft, some, present, wanted, self.adapter)
+            parts.append(token_nll(logits, wanted).mean(dim=1))
+        losses: Losses = torch.cat(parts).double().cpu().numpy()
+        return losses
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Readers:
+    """Who reads what: served, the noised prompt; floor, no prompt; ceiling, the clean one; plain, the clean one with
+    neither soft prompt nor adapter. The first three were trained with the same adapters on the same text."""
+
+    served: Reader
+    floor: Reader
+    ceiling: Reader
+    plain: Reader
+
+    @classmethod
+    def load(cls, folder: Path, soft_prompt: Tensor, judge: Judge) -> Readers:
+        """Of a codec's folder; its LoRAs are added to the judge's model. Raises ArtifactError without references."""
+        path = folder / REFERENCES_FILE
+        try:
+            soft = safetensors.torch.load_file(path)
+            floor, ceiling = (soft[name].float().to(judge.embeddings.device) for name in ("floor", "ceiling"))
+        except (OSError, KeyError, safetensors.SafetensorError) as error:
+            raise ArtifactError(f"{path} holds no floor and ceiling: {error}; train again") from None
+        served, lowest, highest = (
+            Reader(judge, prompt, _load_adapter(judge.model, where))
+            for where, prompt in (
+                (folder / LORA_FOLDER, soft_prompt),
+                (folder / REFERENCES_FOLDER / "floor", floor),
+                (folder / REFERENCES_FOLDER / "ceiling", ceiling),
+            )
+        )
+        return cls(served, lowest, highest, Reader(judge, None))
+
+    def bounds(self, clean: Tensor, noiseless: Tensor, target: Tensor) -> Bounds:
+        """Of windows: clean embeddings [B, T, D] of the prompts, and what the codec makes of them without noise."""
+        readings = {
+            "clean": self.ceiling.losses(clean, target),
+            "plain": self.plain.losses(clean, target),
+            "noiseless": self.served.losses(noiseless, target),
+        }
+        best = min(readings, key=lambda name: float(readings[name].mean()))
+        return Bounds(self.floor.losses(clean[:, :0], target), readings[best], readings["plain"], best)
+
+
+def _load_adapter(model: Any, folder: Path) -> str | None:
+    """The name under which the model has the LoRA of a folder; None if there is no such folder."""
+    if not folder.is_dir():
+        return None
+    # PEFT's names become module names, where a dot would part them.
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    load_lora(model, name, folder)
+    return name
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bounds:
+    """NLL of each window [B], nats a token. floor: no prompt. ceiling: the best of a clean prompt with the soft prompt
+    that was trained for it (`clean`), without (`plain`), and the codec's own reading without noise (`noiseless`);
+    `best` says which."""
+
+    floor: Losses
+    ceiling: Losses
+    plain: Losses
+    best: str
+
+    def perplexities(self) -> dict[str, float]:
+        """Of floor, ceiling and plain."""
+        return {name: math.exp(float(getattr(self, name).mean())) for name in ("floor", "ceiling", "plain")}
