@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import re
 import shutil
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,15 @@ from del_codec.spec import Measured
 from del_codec.table import LatentTable
 from del_server.codec import REFERENCES_FILE, ServedCodec
 from del_server.commands import evaluate
-from del_server.evaluation import Bounds, Evaluation, Row, Share, table, to_json
+from del_server.evaluation.estimate import Estimate
+from del_server.evaluation.leakage import Leakage
+from del_server.evaluation.report import measured as worst
+from del_server.evaluation.report import table, to_json
+from del_server.evaluation.study import Row, Study, TextResult, Windows
 from del_server.training.text import Ids
 
 PROMPT, CONTINUATION, COUNT = 12, 6, 40
+START = np.array([0])
 ALMOST_NO_NOISE = 20_000.0
 
 
@@ -56,8 +63,8 @@ def codec(folder: Path, model: Any) -> ServedCodec:
 
 
 @pytest.fixture
-def evaluation(codec: ServedCodec, folder: Path, model: Any) -> Evaluation:
-    return Evaluation(codec, folder, model)
+def study(folder: Path, model: Any) -> Study:
+    return Study(model, [folder], START, width=4)
 
 
 @pytest.fixture(scope="module")
@@ -67,17 +74,17 @@ def stream() -> Ids:
     return np.random.default_rng(0).choice(259, 40 * (PROMPT + CONTINUATION), p=weights / weights.sum())
 
 
-def measure(evaluation: Evaluation, stream: Ids, mu: float, bits: int) -> tuple[Bounds, Row]:
-    bounds, (row,) = evaluation.measure(
-        "text", stream, mus=[mu], bits=[bits], prompt=PROMPT, continuation=CONTINUATION, count=COUNT
-    )
-    return bounds, row
-
-
 def cut(stream: Ids) -> tuple[Tensor, Tensor]:
     """Prompts and continuations: the stream is just long enough for 40 windows."""
     windows = torch.from_numpy(stream).view(COUNT, PROMPT + CONTINUATION)
     return windows[:, :PROMPT], windows[:, PROMPT:]
+
+
+def measure(
+    study: Study, stream: Ids, mus: list[float], bits: list[int], attacks: tuple[str, ...] = ("prior", "nn", "map")
+) -> TextResult:
+    text = Windows.of("text", stream, count=COUNT, prompt=PROMPT, continuation=CONTINUATION)
+    return study.measure(text, study.settings(mus, bits), attacks)
 
 
 @torch.no_grad()
@@ -94,42 +101,39 @@ def nll(model: Any, soft: Tensor | None, prompt: Tensor | None, target: Tensor) 
 
 
 def test_floor_and_ceiling_are_those_of_the_soft_prompts_and_the_plain_model(
-    evaluation: Evaluation, model: Any, stream: Ids
+    study: Study, folder: Path, model: Any, stream: Ids
 ) -> None:
-    bounds, _ = measure(evaluation, stream, 5, 1)
+    found = measure(study, stream, [5], [1]).perplexities
     prompt, target = cut(stream)
-    plain, tuned = nll(model, None, prompt, target), nll(model, evaluation.ceiling, prompt, target)
-    assert bounds.floor == pytest.approx(nll(model, evaluation.floor, None, target), rel=1e-4)
-    assert bounds.plain == pytest.approx(plain, rel=1e-4)
-    assert bounds.ceiling == pytest.approx(min(plain, tuned), rel=1e-4)
+    soft = safetensors.torch.load_file(folder / REFERENCES_FILE)
+    plain, tuned = nll(model, None, prompt, target), nll(model, soft["ceiling"], prompt, target)
+    assert math.log(found["floor"]) == pytest.approx(nll(model, soft["floor"], None, target), rel=1e-4)
+    assert math.log(found["plain"]) == pytest.approx(plain, rel=1e-4)
+    # The codec's own soft prompt is the ceiling's here, so what it makes of a prompt without noise comes close to it.
+    assert math.log(found["ceiling"]) == pytest.approx(min(plain, tuned), rel=2e-3)
 
 
-def test_retained_is_the_way_from_floor_to_ceiling(evaluation: Evaluation, model: Any, stream: Ids) -> None:
+def test_retained_is_the_way_from_floor_to_ceiling(study: Study, codec: ServedCodec, model: Any, stream: Ids) -> None:
     # With almost no noise the untrained decoder gives back the very embeddings, so what x must be is known.
-    bounds, row = measure(evaluation, stream, ALMOST_NO_NOISE, 8)
+    result = measure(study, stream, [ALMOST_NO_NOISE], [8])
     prompt, target = cut(stream)
-    x = nll(model, evaluation.codec.soft_prompt, prompt, target)
+    x = nll(model, codec.soft_prompt, prompt, target)
+    (row,) = result.rows
     assert row.nll.mean == pytest.approx(x, rel=1e-3)
-    by_hand = (bounds.floor - x) / (bounds.floor - bounds.ceiling)
-    assert row.retained.mean == pytest.approx(by_hand, abs=0.02)
-    assert row.retained.error == pytest.approx(row.nll.error / abs(bounds.floor - bounds.ceiling), rel=1e-6)
+    floor, ceiling = (math.log(result.perplexities[name]) for name in ("floor", "ceiling"))
+    assert row.retained.mean == pytest.approx((floor - x) / (floor - ceiling), abs=0.02)
 
 
-def test_almost_no_noise_hides_nothing(evaluation: Evaluation, stream: Ids) -> None:
-    _, row = measure(evaluation, stream, ALMOST_NO_NOISE, 8)
-    assert row.map.mean > 0.99
-    assert row.decoder.mean > 0.99
-    assert row.attack_success == max(row.map.mean, row.decoder.mean)
+def test_almost_no_noise_hides_nothing(study: Study, stream: Ids) -> None:
+    (row,) = measure(study, stream, [ALMOST_NO_NOISE], [8], ("prior", "nn", "ml", "map", "beam", "beam-token")).rows
+    for name in ("nn", "ml", "map", "beam", "beam-token"):
+        assert row.attacks[name].mean > 0.99
+    assert row.attack_success == max(each.mean for each in row.attacks.values())
+    assert row.leakage.cap_prior > 0.99
 
 
-def test_strong_noise_leaves_little_beyond_the_prior(evaluation: Evaluation, stream: Ids) -> None:
-    _, strong = measure(evaluation, stream, 0.5, 1)
-    _, weak = measure(evaluation, stream, 40, 1)
-    assert strong.map.mean < 0.1 < weak.map.mean
-
-
-def test_the_attacks_are_those_of_the_device_on_the_bytes_that_were_sent(
-    evaluation: Evaluation, codec: ServedCodec, stream: Ids, monkeypatch: pytest.MonkeyPatch
+def test_the_attacks_are_on_the_bytes_that_a_device_sends(
+    study: Study, codec: ServedCodec, stream: Ids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[PrivateSegment] = []
 
@@ -137,71 +141,95 @@ def test_the_attacks_are_those_of_the_device_on_the_bytes_that_were_sent(
         sent.append(encode(latents, ids, setting))
         return sent[-1]
 
-    monkeypatch.setattr("del_server.evaluation.encode", recorded)
-    _, row = measure(evaluation, stream, 15, 2)
+    monkeypatch.setattr("del_server.evaluation.channel.encode", recorded)
+    (row,) = measure(study, stream, [15], [2]).rows
     truth = cut(stream)[0].numpy()
-    assert len(sent) == COUNT
+    (segment,) = [each for each in sent if each.setting == NoiseSetting.from_mu(15, codec.table.spec.dim, 2)]
     dim, prior = codec.table.spec.dim, codec.table.prior
-    guesses = np.stack([map_guess(codec.table, s.levels(dim), s.setting, prior)[0] for s in sent])
+    guesses = map_guess(codec.table, segment.levels(dim), segment.setting, prior)[0].reshape(truth.shape)
     shares = (guesses == truth).mean(axis=1)
-    assert row.map.mean == pytest.approx(shares.mean(), abs=1e-6)
-    assert row.map.error == pytest.approx(shares.std(ddof=1) / math.sqrt(COUNT), abs=1e-6)
-    assert row.prior == pytest.approx((truth == 258).mean(), abs=1e-6)
-    assert row.bytes_per_token == len(sent[0].payload) / PROMPT == 4
-    # The nearest embedding, by angle, to what the model is given.
-    weight = F.normalize(evaluation.judge.embeddings, dim=-1)
-    decoded = torch.stack([codec.embed([segment])[codec.soft_tokens :] for segment in sent])
+    assert row.attacks["map"].mean == pytest.approx(shares.mean(), abs=1e-6)
+    assert row.attacks["map"].error == pytest.approx(shares.std(ddof=1) / math.sqrt(COUNT), abs=1e-6)
+    assert row.attacks["prior"].mean == pytest.approx((truth == 258).mean(), abs=1e-6)
+    assert row.bytes_per_token == len(segment.payload) / truth.size == 4
+    # The nearest embedding, by angle, to what the model is given; each window is decoded as a prompt of its own.
+    weight = F.normalize(study.judge.embeddings, dim=-1)
+    windows = segment.levels(dim).reshape(*truth.shape, dim)
+    alone = [PrivateSegment.from_levels(levels, segment.setting) for levels in windows]
+    decoded = torch.stack([codec.embed([each])[codec.soft_tokens :] for each in alone])
     nearest = (F.normalize(decoded, dim=-1) @ weight.T).argmax(dim=-1).numpy()
-    assert row.decoder.mean == pytest.approx((nearest == truth).mean(), abs=1e-6)
+    assert row.attacks["nn"].mean == pytest.approx((nearest == truth).mean(), abs=1e-6)
 
 
-def test_every_setting_gets_a_finite_row(evaluation: Evaluation, stream: Ids) -> None:
-    _, rows = evaluation.measure(
-        "text", stream, mus=[5, 20], bits=[1, 4, 8], prompt=PROMPT, continuation=CONTINUATION, count=8
-    )
+def test_every_setting_gets_a_finite_row(study: Study, stream: Ids) -> None:
+    rows = measure(study, stream, [5, 20], [1, 4, 8]).rows
     assert [(row.mu, row.bits) for row in rows] == [(5, 1), (20, 1), (5, 4), (20, 4), (5, 8), (20, 8)]
     for row in rows:
-        numbers = [row.prior, *(x for s in (row.nll, row.retained, row.map, row.decoder) for x in (s.mean, s.error))]
-        assert np.isfinite(numbers).all()
-        assert all(0 <= share <= 1 for share in (row.prior, row.map.mean, row.decoder.mean))
+        assert np.isfinite([*astuple(row.nll), *astuple(row.retained), *astuple(row.leakage)]).all()
+        assert all(0 <= each.mean <= 1 for each in row.attacks.values())
+        assert row.leakage.bits <= row.leakage.bits_limit
 
 
-def test_a_share_is_a_mean_with_its_standard_error() -> None:
-    share = Share.of([1.0, 2.0, 3.0, 6.0])
-    assert share.mean == 3
-    assert share.error == pytest.approx(math.sqrt(14 / 3 / 4))
+def test_seeds_are_studied_together(folder: Path, tiny_codec: Path, model: Any, stream: Ids, tmp_path: Path) -> None:
+    other = shutil.copytree(folder, tmp_path / "other")
+    (row,) = measure(Study(model, [folder, other], START), stream, [ALMOST_NO_NOISE], [8]).rows
+    (alone,) = measure(Study(model, [folder], START), stream, [ALMOST_NO_NOISE], [8]).rows
+    # The same codec twice: the mean is that of one, and the seeds add (almost) nothing to its error.
+    assert row.retained.mean == pytest.approx(alone.retained.mean, rel=1e-3)
+    assert row.retained.error == pytest.approx(alone.retained.error, rel=0.05)
 
 
-def test_a_codec_without_floor_and_ceiling_is_refused(folder: Path, codec: ServedCodec, model: Any) -> None:
+def test_a_codec_without_floor_and_ceiling_is_refused(folder: Path, model: Any) -> None:
     path = folder / REFERENCES_FILE
     safetensors.torch.save_file({"floor": torch.zeros(1, 32)}, path)
     with pytest.raises(ArtifactError, match="holds no floor and ceiling"):
-        Evaluation(codec, folder, model)
+        Study(model, [folder], START)
     path.unlink()
     with pytest.raises(ArtifactError, match="holds no floor and ceiling"):
-        Evaluation(codec, folder, model)
+        Study(model, [folder], START)
+
+
+def certain(value: float) -> Estimate:
+    return Estimate(value, 0.01, value - 0.02, value + 0.02)
 
 
 def row(text: str, mu: float, bits: int, attack: float, retained: float) -> Row:
-    sure = Share(attack, 0.01)
-    return Row(text, mu, bits, 2.0, Share(math.log(20), 0.1), Share(retained, 0.01), 0.05, sure, Share(0.0, 0.0))
+    attacks = {"prior": certain(0.05), "map": certain(attack)}
+    strongest = max(attacks, key=lambda name: attacks[name].mean)
+    leakage = Leakage(20.0, 0.1, 0.2, 8.0, 2.5, 0.1)
+    return Row(text, mu, bits, 2.0, certain(math.log(20)), certain(retained), attacks, strongest, leakage)
+
+
+def result(*rows: Row) -> TextResult:
+    return TextResult("wiki", 7, {"floor": 90.0, "ceiling": 20.0, "plain": 25.0}, "clean", list(rows))
 
 
 def test_the_table_and_the_json_say_what_was_measured() -> None:
-    rows = [row("wiki", 5, 1, 0.123, -0.25)]
-    assert table(rows).splitlines()[-1] == (
-        "| wiki | 5 | 1 | 2 | 20.0 | -0.25 ± 0.01 | 0.050 | 0.123 ± 0.010 | 0.000 ± 0.000 |"
+    measured = [result(row("wiki", 5, 1, 0.123, -0.25))]
+    assert table(measured).splitlines()[-1] == (
+        "| wiki | 5 | 1 | 2 | 20.0 | -0.25 ± 0.01 | -0.27 to -0.23 | 0.050 ± 0.010 | **0.123 ± 0.010** "
+        "| 2.50 (8.0) | 0.200 | 20.0 |"
     )
-    written = json.loads(json.dumps(to_json({"wiki": Bounds(3, 2, 2.5)}, rows)))
-    assert written["bounds"] == {"wiki": {"floor": 3, "ceiling": 2, "plain": 2.5}}
-    assert written["rows"][0]["map"] == {"mean": 0.123, "error": 0.01}
+    written = json.loads(json.dumps(to_json(measured, {"count": 7})))
+    assert written["schema"] == "del-evaluation/1"
+    assert written["facts"] == {"count": 7}
+    assert written["texts"][0]["perplexities"] == {"floor": 90.0, "ceiling": 20.0, "plain": 25.0}
+    assert written["texts"][0]["rows"][0]["attacks"]["map"]["mean"] == 0.123
+
+
+def test_what_can_not_be_told_is_null_in_the_json() -> None:
+    alone = Estimate.of([0.5])
+    assert math.isnan(alone.error)
+    measured = dataclasses.replace(row("wiki", 5, 1, 0.1, 0.2), nll=alone)
+    written = to_json([result(measured)], {})
+    assert written["texts"][0]["rows"][0]["nll"] == {"mean": 0.5, "error": None, "low": None, "high": None}
 
 
 def test_the_worst_of_all_texts_is_recorded_rounded_against_the_codec(folder: Path) -> None:
     path = folder / "device.safetensors"
     before = LatentTable.load(path)
     rows = [row("a", 10, 1, 0.2001, 0.6), row("b", 10, 1, 0.1, 0.5999), row("a", 5, 1, 0.0, -0.0301)]
-    evaluate.record(folder, before, rows)
+    evaluate.record(folder, worst([result(*rows)]))
     after = LatentTable.load(path)
     # Always guessing the commonest token, which succeeds with 5 % here, counts as an attack.
     assert after.spec.measured == (Measured(5000, 1, 50, -31), Measured(10_000, 1, 201, 599))
@@ -215,7 +243,7 @@ def test_rows_that_no_device_would_read_are_not_recorded(folder: Path) -> None:
     before = path.read_bytes()
     for bad in (row("a", 2e4, 1, 0.1, 0.5), row("a", 1e-4, 1, 0.1, 0.5)):
         with pytest.raises(InvalidValue, match=r"measured\.mu_milli"):
-            evaluate.record(folder, LatentTable.load(path), [bad])
+            evaluate.record(folder, worst([result(bad)]))
     assert path.read_bytes() == before
 
 
@@ -244,19 +272,20 @@ def test_the_command_prints_writes_and_records_what_a_device_reads(
     written = json.loads(results.read_text())
     printed = capsys.readouterr().out
     names = [f"{path.parent.name}/{path.name}" for path in (text, other)]
-    assert list(written["bounds"]) == names
-    for name in names:
-        found = re.search(rf"^{re.escape(name)}: floor PPL ([0-9.]+), ceiling ([0-9.]+)", printed, re.MULTILINE)
+    assert [each["text"] for each in written["texts"]] == names
+    rows = [row for each in written["texts"] for row in each["rows"]]
+    for each in written["texts"]:
+        found = re.search(rf"^{re.escape(each['text'])}: 8 windows; PPL floor ([0-9.]+), ceil", printed, re.MULTILINE)
         assert found
-        assert float(found[1]) == pytest.approx(math.exp(written["bounds"][name]["floor"]), rel=0.01)
-    assert len(re.findall(r"^\| [^ ]+\.txt \|", printed, re.MULTILINE)) == len(written["rows"]) == 4
+        assert float(found[1]) == pytest.approx(each["perplexities"]["floor"], rel=0.01)
+    assert len(re.findall(r"^\| [^ ]+\.txt \|", printed, re.MULTILINE)) == len(rows) == 4
 
     spec = LatentTable.load(folder / "device.safetensors").spec
     assert [(m.mu_milli, m.bits) for m in spec.measured] == [(3000, 1), (8000, 1)]
     for measured in spec.measured:
-        here = [r for r in written["rows"] if 1000 * r["mu"] == measured.mu_milli]
-        worst = max(max(r["prior"], r["map"]["mean"], r["decoder"]["mean"]) for r in here)
-        assert measured.attack_success == math.ceil(1000 * worst)
+        here = [r for r in rows if 1000 * r["mu"] == measured.mu_milli]
+        success = max(attack["mean"] for r in here for attack in r["attacks"].values())
+        assert measured.attack_success == math.ceil(1000 * success)
         assert measured.retained == math.floor(1000 * min(r["retained"]["mean"] for r in here))
     allowed = [m.mu_milli for m in spec.measured if m.attack_success <= 250]
     assert default_setting(spec) == NoiseSetting.from_mu(max(allowed, default=1000) / 1000, 16, 1)
@@ -278,6 +307,9 @@ def test_without_record_the_codec_is_left_as_it_was(tiny_model: Path, folder: Pa
         (["--mu", 0], "mu is 0.0"),
         (["--mu", "nan"], "mu is nan"),
         (["--bits", 9], "bits is 9"),
+        (["--beam", 0], "beam is 0"),
+        (["--attacks", "guess"], "attacks is 'guess'"),
+        (["--attacks", "inversion"], "name public text"),
     ],
 )
 def test_what_can_not_be_measured_is_refused(
