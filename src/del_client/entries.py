@@ -9,12 +9,12 @@ import hashlib
 import hmac
 import sqlite3
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
-from del_codec.release import Release
+from del_codec.release import MAX_DRAWS, Release
 
 SECONDS_A_DAY = 86_400
 TAG_BYTES = 16
@@ -73,8 +73,10 @@ class Entries:
             "SELECT threshold_max, draws, first FROM totals WHERE unit = ? AND key = ? ORDER BY threshold_max",
             (unit, key),
         ).fetchall()
-        past = tuple(Release(draws, threshold) for threshold, draws, _ in rows)
-        return Spent(past, tuple(Release(first, threshold) for threshold, _, first in rows if first))
+        return Spent(
+            tuple(release for threshold, draws, _ in rows for release in _releases(draws, threshold)),
+            tuple(release for threshold, _, first in rows for release in _releases(first, threshold)),
+        )
 
     def charge(self, charges: Sequence[Charge], *, server: str, codec: str, conversation: str) -> None:
         """Write one query's releases, and add them to its day."""
@@ -194,6 +196,13 @@ class Entries:
 
     def _set(self, name: str, value: int) -> None:
         self._database.execute("UPDATE facts SET value = ? WHERE name = ?", (value, name))
+
+
+def _releases(draws: int, threshold: int) -> Iterator[Release]:
+    """That many draws, 0 or more, in as few releases as hold them."""
+    while draws > 0:
+        yield Release(min(draws, MAX_DRAWS), threshold)
+        draws -= MAX_DRAWS
 
 
 def _packed(numbers: Iterable[int]) -> bytes:
