@@ -1,4 +1,4 @@
-"""The device's path of a private segment: token ids to table rows to thresholds to levels to packed bytes.
+"""The device's path of a private segment: token ids to table rows to levels to packed bytes.
 
 The way back is PrivateSegment.latents. Imports the randomiser, so the serving path never imports this module.
 """
@@ -18,5 +18,4 @@ def encode(table: LatentTable, token_ids: npt.ArrayLike, setting: NoiseSetting) 
 
     Raises InvalidValue for an id outside of the vocabulary.
     """
-    thresholds = setting.thresholds(table.rows(token_ids))
-    return PrivateSegment.from_levels(randomize(thresholds, setting.bits), setting)
+    return PrivateSegment.from_levels(randomize(table.rows(token_ids), setting), setting)

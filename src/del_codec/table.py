@@ -87,10 +87,10 @@ class LatentTable:
     def rows(self, token_ids: npt.ArrayLike) -> npt.NDArray[np.int8]:
         """Latents [T, d] of token ids [T]. Raises InvalidValue for an id outside of the vocabulary."""
         ids = np.asarray(token_ids, dtype=np.int64)
-        outside = ids[(ids < 0) | (ids >= self.spec.vocabulary)]
-        if outside.size:
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.spec.vocabulary:
+            outside = ids[(ids < 0) | (ids >= self.spec.vocabulary)]
             raise InvalidValue("token_id", int(outside[0]), f"the codec knows ids 0 to {self.spec.vocabulary - 1}")
-        return self.latents[ids]
+        return self.latents.take(ids, axis=0)
 
 
 def _read_spec(data: bytes) -> CodecSpec:

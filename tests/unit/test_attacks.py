@@ -22,7 +22,7 @@ Prior = npt.NDArray[np.float64] | None
 def sent(setting: NoiseSetting, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
     """Tokens drawn from the prior, and their levels."""
     ids = np.random.default_rng(3).choice(TABLE.spec.vocabulary, count, p=TABLE.prior)
-    return ids, randomize(setting.thresholds(TABLE.rows(ids)), setting.bits)
+    return ids, randomize(TABLE.rows(ids), setting)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

@@ -118,7 +118,7 @@ def test_estimates_are_unbiased_and_vary_as_the_paper_says(bits: int, mu: float)
     latent = row / 127
     setting = NoiseSetting.from_mu(mu, len(row), bits)
     draws = 200_000 if bits == 1 else 20_000
-    levels = randomize(setting.thresholds(np.broadcast_to(row, (draws, len(row)))), bits)
+    levels = randomize(np.broadcast_to(row, (draws, len(row))), setting)
     errors = setting.estimate(levels).astype(np.float64) - latent
     variance = (setting.amplitude**2 - latent**2) / setting.levels
     assert (np.abs(errors.mean(axis=0)) < SIGMAS * np.sqrt(variance / draws)).all()

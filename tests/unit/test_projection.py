@@ -82,7 +82,7 @@ def test_the_linear_encoder_is_one_bias_free_matrix_inside_of_the_box() -> None:
 def test_the_posterior_and_its_mean_are_bayes_rule(mu: float, bits: int) -> None:
     table = small_table()
     setting = NoiseSetting.from_mu(mu, table.spec.dim, bits)
-    levels = randomize(setting.thresholds(table.latents), bits)
+    levels = randomize(table.latents, setting)
     embeddings = torch.randn(table.spec.vocabulary, 6)
     theta, log_complement = (torch.from_numpy(a).float() for a in log_odds(setting))
     index = torch.from_numpy(table.latents.astype(np.int64) + LATENT_MAX)

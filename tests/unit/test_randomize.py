@@ -1,7 +1,8 @@
-"""The randomiser draws K ~ Binomial(u, t / 2^32), exactly and from the operating system's randomness alone.
+"""The randomiser draws K ~ Binomial(u, t / 2^32), independently and from a CSPRNG alone.
 
-The law is checked against the exact probabilities with a limit at which a correct sampler fails about once in a million
-runs of this file; samplers that are wrong on purpose show that the same check would notice.
+That the law is exact is shown in test_laws.py, decision by decision. Here what comes out is checked against the exact
+probabilities with a limit at which a correct sampler fails about once in a million runs of this file; samplers that are
+wrong on purpose show that the same check would notice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import torch
 from scipy import stats
 
 from del_codec.errors import InvalidValue
-from del_codec.noise import GRID
+from del_codec.keystream import keystream
+from del_codec.laws import LAWS, Binomials, Coins, RandomBytes
+from del_codec.noise import GRID, NoiseSetting
 from del_codec.randomize import randomize
 
 Levels = npt.NDArray[np.uint8]
@@ -41,6 +44,14 @@ LEAST_EXPECTED = 50
 def draws_of(bits: int) -> int:
     """Enough to see a probability that is off by 2 %: 400,000 coin flips, and 20,000 levels for their distribution."""
     return max(20_000, 400_000 // ((1 << bits) - 1))
+
+
+def draw(thresholds: npt.ArrayLike, bits: int, random_bytes: RandomBytes = keystream) -> Levels:
+    """One level a threshold, of at most 256 different ones, by the laws that `randomize` draws with."""
+    values, places = np.unique(np.asarray(thresholds, dtype=np.int64), return_inverse=True)
+    padded = np.concatenate([values, np.repeat(values[-1:], LAWS - len(values))])
+    laws = Coins(padded) if bits == 1 else Binomials.build(padded, (1 << bits) - 1)
+    return laws.draw(places.ravel().astype(np.uint8), random_bytes).reshape(np.shape(thresholds))
 
 
 def many(threshold: int, bits: int) -> npt.NDArray[np.int64]:
@@ -75,14 +86,14 @@ def _cells(expected: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("threshold", THRESHOLDS)
 def test_levels_follow_the_exact_binomial_law(threshold: int, bits: int) -> None:
-    assert p_value(randomize(many(threshold, bits), bits), threshold, bits) > LIMIT
+    assert p_value(draw(many(threshold, bits), bits), threshold, bits) > LIMIT
 
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("threshold", [GRID // 2, 0xB4C3D2E1])
 def test_the_check_notices_a_probability_that_is_off_by_2_percent(threshold: int, bits: int) -> None:
     for wrong in (round(threshold * 0.98), round(threshold * 1.02)):
-        assert p_value(randomize(many(wrong, bits), bits), threshold, bits) < LIMIT
+        assert p_value(draw(many(wrong, bits), bits), threshold, bits) < LIMIT
 
 
 def coin_by_coin(wins: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.bool_]], bits: int) -> Levels:
@@ -99,8 +110,8 @@ def test_the_check_notices_ties_that_are_always_lost_or_won(bits: int) -> None:
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_the_check_notices_levels_of_the_right_mean_and_the_wrong_law(bits: int) -> None:
     trials = (1 << bits) - 1
-    all_or_none = randomize(many(GRID // 2, bits), 1) * np.uint8(trials)
-    coins_in_pairs = 2 * randomize(many(GRID // 2, bits), bits - 1) + randomize(many(GRID // 2, bits), 1)
+    all_or_none = draw(many(GRID // 2, bits), 1) * np.uint8(trials)
+    coins_in_pairs = 2 * draw(many(GRID // 2, bits), bits - 1) + draw(many(GRID // 2, bits), 1)
     for levels in (all_or_none, coins_in_pairs):
         assert p_value(levels, GRID // 2, bits) < LIMIT
 
@@ -116,74 +127,59 @@ def correlations(levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 def test_coordinates_are_drawn_independently(bits: int) -> None:
     thresholds = np.array([0x70000000, 0x80000000, 0x88000001, 0xB4C3D2E1], dtype=np.int64)
     rows = np.broadcast_to(thresholds, (20_000, 4))
-    assert correlations(randomize(rows, bits)).min() > LIMIT
-    shared = randomize(rows, bits, lambda count: np.repeat(np.frombuffer(os.urandom(count // 4), "u1"), 4).tobytes())
-    assert correlations(shared).max() < LIMIT
+    assert correlations(draw(rows, bits)).min() > LIMIT
+
+    def shared(count: int) -> bytes:
+        width = max(1, count // rows.size)  # the bytes of one coordinate in the first call
+        return np.repeat(
+            np.frombuffer(os.urandom(count), "u1").reshape(-1, width)[: count // width // 4 + 1], 4, axis=0
+        ).tobytes()[:count]
+
+    assert correlations(draw(rows, bits, shared)).max() < LIMIT
 
 
-class Script:
-    """A source of bytes that gives what it was told, and takes note of what was asked for."""
-
-    def __init__(self, *answers: str) -> None:
-        self.answers = [bytes.fromhex(answer) for answer in answers]
-
-    def __call__(self, count: int) -> bytes:
-        answer = self.answers.pop(0)
-        assert len(answer) == count
-        return answer
+@pytest.mark.parametrize("bits", BITS)
+def test_latents_get_the_laws_of_their_thresholds(bits: int) -> None:
+    setting = NoiseSetting.from_mu(20, 16, bits)
+    for latent in (-127, 0, 90):
+        column = np.full(draws_of(bits), latent, dtype=np.int8)
+        threshold = int(setting.thresholds(column[:1])[0])
+        assert p_value(randomize(column, setting), threshold, bits) > LIMIT
 
 
-@pytest.mark.parametrize(
-    ("coin", "level"),
-    [
-        (["7f"], 1),  # below the threshold's top byte: no more bits are fetched
-        (["81"], 0),  # above it
-        (["80", "55443300"], 1),  # a tie: 0x334455 < 0x334456
-        (["80", "56443300"], 0),  # 0x334456 is not
-        (["80", "57443300"], 0),
-        (["80", "55443399"], 1),  # only 24 bits decide
-        (["80", "56443399"], 0),
-    ],
-)
-def test_a_tie_with_the_top_byte_is_decided_by_24_more_bits(coin: list[str], level: int) -> None:
-    script = Script(*coin)
-    assert randomize(np.array([0x80334456]), 1, script).tolist() == [level]
-    assert not script.answers
+def test_the_shape_is_kept_whatever_the_layout() -> None:
+    latents = np.arange(-60, 60, dtype=np.int8).reshape(4, 5, 6)
+    setting = NoiseSetting(8, 65537)
 
+    def scripted(rows: npt.NDArray[np.int8]) -> Levels:
+        return randomize(rows, setting, random.Random(0).randbytes)
 
-def test_a_level_is_the_sum_of_its_coins_and_ties_are_fetched_together() -> None:
-    thresholds = np.array([[0x80000001, 0x10000000], [0x80000001, 0xFFFFFFFF]])
-    script = Script(
-        "80 0f 80 00",  # two ties, two ones
-        "00000000 01000000",  # the first is won, the second lost
-        "00 10 00 ff",  # two ones, two ties
-        "00000000 feffff00",  # lost against 0, won against 0xffffff
-        "ff ff ff fe",  # only the last is below
-    )
-    assert randomize(thresholds, 2, script).tolist() == [[2, 1], [1, 3]]
-    assert not script.answers
+    assert scripted(latents).shape == latents.shape
+    assert np.array_equal(scripted(latents), scripted(np.asfortranarray(latents)))
+    assert scripted(latents[:0]).shape == (0, 5, 6)
 
 
 def test_equal_bytes_give_equal_levels() -> None:
-    thresholds = np.full((8, 8), 0xB4C3D2E1)
+    latents = np.full((8, 8), 77, dtype=np.int8)
 
     def scripted(seed: int) -> Levels:
-        return randomize(thresholds, 5, random.Random(seed).randbytes)
+        return randomize(latents, NoiseSetting(5, 99_999), random.Random(seed).randbytes)
 
     assert np.array_equal(scripted(1), scripted(1))
     assert not np.array_equal(scripted(1), scripted(2))
 
 
-def test_the_default_source_is_the_operating_system() -> None:
-    assert inspect.signature(randomize).parameters["random_bytes"].default is os.urandom
+def test_the_default_source_is_keyed_by_the_operating_system() -> None:
+    assert inspect.signature(randomize).parameters["random_bytes"].default is keystream
 
 
-def test_no_seed_brings_a_draw_back() -> None:
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_no_seed_brings_a_draw_back(bits: int) -> None:
     def seeded() -> Levels:
         random.seed(0)
         np.random.seed(0)
         torch.manual_seed(0)
-        return randomize(np.full(256, GRID // 2), 1)
+        return randomize(np.zeros(256, dtype=np.int8), NoiseSetting(bits, 99_999))
 
     assert not np.array_equal(seeded(), seeded())
 
@@ -199,17 +195,10 @@ def test_drawing_leaves_the_seeded_generators_alone() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-    randomize(np.full(256, 0x80800000), 8)
+    randomize(np.full(256, 3, dtype=np.int8), NoiseSetting(8, 99_999))
     assert next_numbers() == undisturbed
 
 
-@pytest.mark.parametrize("threshold", [0, -1, GRID, GRID + 1])
-def test_a_threshold_off_the_grid_is_refused(threshold: int) -> None:
-    with pytest.raises(ValueError, match="thresholds must lie in 1"):
-        randomize(np.array([GRID // 2, threshold]), 1)
-
-
-@pytest.mark.parametrize("bits", [0, 9, True, 1.0])
-def test_bits_outside_of_one_to_eight_are_refused(bits: int) -> None:
-    with pytest.raises(InvalidValue, match="bits is"):
-        randomize(np.array([GRID // 2]), bits)
+def test_a_latent_outside_of_the_box_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="latent is -128: use -127 to 127"):
+        randomize(np.array([0, -128], dtype=np.int8), NoiseSetting(1, 99_999))
