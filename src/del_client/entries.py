@@ -11,6 +11,7 @@ import sqlite3
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
@@ -61,7 +62,7 @@ class Entries:
 
     def tag(self, *parts: str | int | Iterable[int]) -> bytes:
         """A keyed hash of names and numbers, each with its length: HMAC-SHA256 under the ledger's key, 16 bytes."""
-        digest = hmac.new(self._key(), digestmod=hashlib.sha256)
+        digest = hmac.new(self._key, digestmod=hashlib.sha256)
         for part in parts:
             data = part.encode() if isinstance(part, str) else _packed([part] if isinstance(part, int) else part)
             digest.update(struct.pack("<Q", len(data)) + data)
@@ -188,6 +189,7 @@ class Entries:
         self._database.execute(f"UPDATE memories SET bytes = 0 WHERE {condition}", values)
         self._set("memory_bytes", self._fact("memory_bytes") - size)
 
+    @cached_property
     def _key(self) -> bytes:
         return bytes(self._database.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()[0])
 

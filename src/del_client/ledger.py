@@ -169,22 +169,22 @@ class Ledger:
         return database
 
     def _prepare(self, database: sqlite3.Connection) -> None:
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            version = database.execute("PRAGMA user_version").fetchone()[0]
-            tables = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-            if not version and not tables:
-                _create(database)
-            elif database.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID or version != SCHEMA_VERSION:
-                raise ArtifactError(
-                    f"{self.path} is not a ledger of version {SCHEMA_VERSION} (it says {version}): name another file, "
-                    "or use the program that wrote it; nothing was sent"
-                )
-            database.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                database.execute("ROLLBACK")
-            raise
+        """Make the tables of a new file; raise ArtifactError for one that isn't of this version."""
+        if _is_new(database):
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                if _is_new(database):  # no other process was faster
+                    _create(database)
+                database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    database.execute("ROLLBACK")
+                raise
+        if _kind_of(database) != (APPLICATION_ID, SCHEMA_VERSION):
+            raise ArtifactError(
+                f"{self.path} is not a ledger of version {SCHEMA_VERSION}: name another file, or use the program that "
+                "wrote it; nothing was sent"
+            )
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -247,6 +247,18 @@ def _use_write_ahead_log(database: sqlite3.Connection, seconds: float) -> None:
             time.sleep(0.01)
     if mode != "wal":
         raise PrivacyRefusal(f"the ledger's file system has no shared memory for SQLite's log (mode {mode}): move it")
+
+
+def _is_new(database: sqlite3.Connection) -> bool:
+    return _kind_of(database) == (0, 0) and not database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+
+
+def _kind_of(database: sqlite3.Connection) -> tuple[int, int]:
+    """(application, version) of a file; both 0 where nobody set them."""
+    application, version = (
+        database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+    )
+    return application, version
 
 
 def _create(database: sqlite3.Connection) -> None:
