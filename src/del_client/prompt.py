@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 from del_client.chat_template import ChatTemplate
 from del_client.cutting import Span, cut
 from del_client.message import MAX_PROMPT_CHARS, Message
-from del_client.regions import locate, whole
+from del_client.regions import Region, filled, locate, whole
 from del_codec.errors import InvalidValue
+from del_codec.task import Task
 
 __all__ = ["MAX_PROMPT_CHARS", "Message", "PromptReader", "Span", "as_public"]
 
@@ -48,17 +49,24 @@ class PromptReader:
             return cut(self.tokenizer, text, regions, self._pad_id)
         if len(messages) > 1:
             raise InvalidValue("messages", len(messages), "this model has no chat template: send one message")
-        return self._text(messages[0])
+        return self._marked(*whole(messages[0]))
 
     def text(self, text: str | Message) -> list[Span]:
         """The spans of a text without a template: all of it is private, but for the tokenizer's own marks around it."""
         message = Message("user", text) if isinstance(text, str) else text
         if not message.content:
             raise InvalidValue("prompt", "", "write at least one character")
-        return self._text(message)
+        return self._marked(*whole(message))
 
-    def _text(self, message: Message) -> list[Span]:
-        text, regions = whole(message)
+    def task(self, task: Task, fields: Sequence[Message]) -> list[Span]:
+        """The spans of a task's prompt: its template is public, the fields are as the messages say.
+
+        Raises InvalidValue for another number of fields, or an empty one.
+        """
+        return self._marked(*filled(task, fields))
+
+    def _marked(self, text: str, regions: Sequence[Region]) -> list[Span]:
+        """The spans of a text that stands by itself, with the marks that the tokenizer sets around one."""
         spans = cut(self.tokenizer, text, regions, self._pad_id)
         marked = self.tokenizer.encode(text)
         own = [index for index, added in enumerate(marked.special_tokens_mask) if not added]

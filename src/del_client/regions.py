@@ -9,6 +9,7 @@ Knows nothing of tokens.
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from del_client.chat_template import ChatTemplate
 from del_client.message import Message, ProtectedRange
 from del_codec.errors import PrivacyRefusal
+from del_codec.task import Task
 
 TEMPLATE = -1
 # What templates are known to change: cases, quotes, markup, line ends. A mark that survives holds all of it.
@@ -60,6 +62,16 @@ def locate(template: ChatTemplate, messages: Sequence[Message]) -> tuple[str, li
 def whole(message: Message) -> tuple[str, list[Region]]:
     """The text and regions of a message that stands alone, without a template."""
     return message.content, [] if message.public else list(_content_regions(message, 0, 0, len(message.content), 0))
+
+
+def filled(task: Task, fields: Sequence[Message]) -> tuple[str, list[Region]]:
+    """The text and regions of a task's prompt around these fields. Raises InvalidValue for another number of them."""
+    text, ranges = task.fill([field.content for field in fields])
+    inside = [
+        _content_regions(field, number, 0, len(field.content), start)
+        for number, (field, (start, _)) in enumerate(zip(fields, ranges, strict=True))
+    ]
+    return text, list(itertools.chain.from_iterable(inside))
 
 
 @dataclass(frozen=True, eq=False)

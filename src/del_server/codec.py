@@ -81,7 +81,7 @@ class ServedCodec:
                 f"have SHA-256 {found[:12]}…; pass the codec that was trained for this model, or train one"
             )
         embeddings = input_embeddings(model)
-        config = _read_config(folder / CONFIG_FILE)
+        config = read_config(folder / CONFIG_FILE)
         shapes = ((spec.vocabulary, spec.embedding_width), spec.dim, spec.embedding_width)
         if shapes != (tuple(embeddings.shape), config.dim, config.embedding_width):
             raise ArtifactError(
@@ -150,7 +150,8 @@ def save_codec(
         (folder / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8", newline="")
 
 
-def _read_config(path: Path) -> ProjectionConfig:
+def read_config(path: Path) -> ProjectionConfig:
+    """The shapes of a codec's decoder. Raises ArtifactError."""
     try:
         return ProjectionConfig(**json.loads(path.read_text())["projection"])
     except OSError as error:

@@ -1,4 +1,4 @@
-"""PromptDecoder: segments to prompt embeddings, on the server. Knows nothing of files, engines or gRPC."""
+"""PromptDecoder: segments to prompt embeddings, one prompt or many. Knows nothing of files, engines or gRPC."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CHUNK = 256
 
 
 class PromptDecoder:
-    """Decodes the private segments of one prompt together; embeddings of public ids are the model's own.
+    """Decodes the private segments of a prompt together; embeddings of public ids are the model's own.
 
     embeddings: the LLM's input embeddings as its layers read them, [V, D]; the decoder computes in float32 on their
     device and returns their dtype.
@@ -31,28 +31,44 @@ class PromptDecoder:
         self.table = table
         self._embeddings = embeddings
         self._device = embeddings.device
-        self._network = decoder.to(self._device, torch.float32).eval()
+        self.network = decoder.to(self._device, torch.float32).eval()
         self._latents = torch.from_numpy(table.latents.astype(np.int32) + LATENT_MAX).to(self._device)
         self._log_prior = torch.from_numpy(np.log(table.prior)).to(self._device, torch.float32)
         # A device keeps to a few settings; each costs V * d floats here.
         self._likelihood = lru_cache(maxsize=8)(self._build_likelihood)
 
-    @torch.inference_mode()
     def __call__(self, segments: Sequence[Segment]) -> Tensor:
         """Embeddings [T, D] of all positions, in order.
 
         Raises FrameError for a payload that is not canonical, InvalidValue for an id outside of the vocabulary.
         """
+        return self.batch([segments])[0][0]
+
+    @torch.inference_mode()
+    def batch(self, prompts: Sequence[Sequence[Segment]]) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, T, D] of several prompts, right-aligned, and which positions are not padding [B, T].
+
+        Each prompt is decoded by itself, whatever stands beside it. Raises as for one.
+        """
+        read = [self._positions(segments) for segments in prompts]
+        length = max(len(latents) for latents, *_ in read)
+        latents, mean, noise, private, present = (
+            torch.stack([_right_aligned(part, length) for part in column]) for column in zip(*read, strict=True)
+        )
+        hidden = any(isinstance(segment, PrivateSegment) for segments in prompts for segment in segments)
+        decoded = self.network(NoisyPrompt(latents, mean, noise, private, present)) if hidden else mean
+        return torch.where(private.unsqueeze(-1), decoded, mean).to(self._embeddings.dtype), present
+
+    def _positions(self, segments: Sequence[Segment]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """latents [T, d], mean [T, D], noise [T, 3], private [T] and present [T] of one prompt."""
         parts = [
             self._noisy(segment) if isinstance(segment, PrivateSegment) else self._clear(segment)
             for segment in segments
         ]
-        latents, mean, noise = (torch.cat(column).unsqueeze(0) for column in zip(*parts, strict=True))
+        latents, mean, noise = (torch.cat(column) for column in zip(*parts, strict=True))
         private = torch.cat([torch.full((s.tokens,), isinstance(s, PrivateSegment)) for s in segments])
-        private = private.unsqueeze(0).to(self._device)
-        prompt = NoisyPrompt(latents, mean, noise, private, torch.ones_like(private))
-        decoded = self._network(prompt) if bool(private.any()) else mean
-        return torch.where(private.unsqueeze(-1), decoded, mean)[0].to(self._embeddings.dtype)
+        private = private.to(self._device)
+        return latents, mean, noise, private, torch.ones_like(private)
 
     @torch.inference_mode()
     def windows(self, levels: npt.NDArray[np.uint8], setting: NoiseSetting) -> Tensor:
@@ -61,7 +77,7 @@ class PromptDecoder:
         parts = self._read(levels.reshape(-1, levels.shape[-1]), setting)
         latents, mean, noise = (part.reshape(*shape, -1) for part in parts)
         everywhere = torch.ones(shape, dtype=torch.bool, device=self._device)
-        decoded: Tensor = self._network(NoisyPrompt(latents, mean, noise, everywhere, everywhere))
+        decoded: Tensor = self.network(NoisyPrompt(latents, mean, noise, everywhere, everywhere))
         return decoded.to(self._embeddings.dtype)
 
     def _noisy(self, segment: PrivateSegment) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +88,7 @@ class PromptDecoder:
         latents = torch.from_numpy(setting.estimate(levels)).to(self._device)
         features = noise_features(torch.tensor(setting.amplitude), torch.tensor(float(setting.levels)))
         noise = features.to(self._device, torch.float32).expand(len(levels), -1)
-        if isinstance(self._network, LinearDecoder):
+        if isinstance(self.network, LinearDecoder):
             mean = torch.zeros(len(levels), self.table.spec.embedding_width, device=self._device)
         else:
             counts = torch.from_numpy(levels).to(self._device, torch.float32)
@@ -96,3 +112,8 @@ class PromptDecoder:
         theta, log_complement = (torch.from_numpy(a).to(self._device, torch.float32) for a in log_odds(setting))
         bias = setting.levels * log_complement[self._latents].sum(dim=1) + self._log_prior
         return theta[self._latents], bias
+
+
+def _right_aligned(rows: Tensor, length: int) -> Tensor:
+    """Rows [T, ...] behind as many zeros (or False) as make them `length`."""
+    return torch.cat([rows.new_zeros(length - len(rows), *rows.shape[1:]), rows])

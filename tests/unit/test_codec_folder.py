@@ -141,3 +141,41 @@ def test_bad_segments_are_refused(tiny_codec: Path, model: Any) -> None:
         codec.embed([PublicSegment((259,))])
     with pytest.raises(InvalidValue, match="segments"):
         codec.embed([])
+
+
+def test_prompts_are_decoded_together_as_they_are_alone(tiny_codec: Path, model: Any) -> None:
+    codec = ServedCodec.load(tiny_codec, model)
+    weak, strong = NoiseSetting.from_mu(20, 16, 1), NoiseSetting.from_mu(3, 16, 4)
+    prompts = [
+        [PublicSegment((1, 2)), encode(codec.table, [5, 6, 7], weak), PublicSegment((3,))],
+        [encode(codec.table, [9] * 12, strong), encode(codec.table, [5], weak)],
+        [PublicSegment((4,))],
+    ]
+    together, present = codec.decoder.batch(prompts)
+    assert present.sum(dim=1).tolist() == [6, 13, 1]
+    for row, there, prompt in zip(together, present, prompts, strict=True):
+        assert torch.allclose(row[there], codec.decoder(prompt), atol=1e-6)
+        assert not row[~there].any()
+
+
+def test_a_codec_has_the_tasks_of_its_folder(tasked_codec: Path, model: Any) -> None:
+    codec = ServedCodec.load(tasked_codec, model)
+    assert list(codec.tasks) == ["mood", "same"]
+    assert (codec.soft_tokens, codec.longest_soft_tokens) == (4, 5)
+    private = encode(codec.table, [5], NoiseSetting.from_mu(20, 16, 1))
+    own, mood = codec.embed([private]), codec.embed([private], "mood")
+    assert torch.equal(mood[:5], codec.tasks["mood"].soft_prompt)
+    assert torch.equal(own[4:], mood[5:])
+    assert torch.equal(codec.embed([PublicSegment((4,))], "mood"), codec.embed([PublicSegment((4,))]))
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"template": "no field", "labels": ["a", "b"]}', b"\xff"])
+def test_a_damaged_task_is_named(tasked_codec: Path, tmp_path: Path, model: Any, text: str | bytes | None) -> None:
+    folder = Path(shutil.copytree(tasked_codec, tmp_path / "codec"))
+    path = folder / "tasks" / "same" / "task.json"
+    if text is None:
+        (path.parent / "adapter_model.safetensors").unlink()
+    else:
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ArtifactError, match="same"):
+        ServedCodec.load(folder, model)

@@ -106,7 +106,7 @@ def test_every_recipe_learns_and_leaves_a_codec_that_serves(
         assert np.mean(values[-5:]) < 0.95 * np.mean(values[:5]), stage
     codec = load(tiny_model, out)
     chosen = recipes.load(recipe)
-    assert type(codec._decoder._network) is (LinearDecoder if chosen.decoder == "linear" else ContextDecoder)
+    assert type(codec.decoder.network) is (LinearDecoder if chosen.decoder == "linear" else ContextDecoder)
     assert codec.soft_tokens == chosen.soft_tokens
     spec = codec.table.spec
     assert (spec.dim, spec.mu_milli_min, spec.mu_milli_max) == (8, 5000, 60_000)

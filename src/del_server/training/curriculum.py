@@ -73,7 +73,8 @@ class Curriculum:
             batch = text_batch(text.stream, rng, self.batch, length, self.continuation)
             batch = _with_public_spans(batch, rng)
             batch = self._with_placeholders(batch, rng)
-        return Lesson(batch, self._dials(rng), _segments(batch.prompt.shape, rng))
+        dials = draw_dials(rng, self.mu_low, self.mu_high, self.dim)
+        return Lesson(batch, dials, _segments(batch.prompt.shape, rng))
 
     def _with_placeholders(self, batch: Batch, rng: np.random.Generator) -> Batch:
         """One sequence in eight has a placeholder, in the clear, where some of its words were."""
@@ -86,11 +87,12 @@ class Curriculum:
             private[row, start : start + len(ids)] = False
         return Batch(prompt, private, batch.present, batch.target, batch.scored)
 
-    def _dials(self, rng: np.random.Generator) -> list[Dial]:
-        """mu is uniform in its square root (weak noise teaches more, strong noise matters more); half are at 1 bit."""
-        roots = rng.uniform(self.mu_low**0.5, self.mu_high**0.5, DIALS_PER_BATCH)
-        bits = np.where(rng.random(DIALS_PER_BATCH) < 0.5, 1, rng.integers(2, 9, DIALS_PER_BATCH))
-        return [Dial.from_mu(float(root**2), self.dim, int(n)) for root, n in zip(roots, bits, strict=True)]
+
+def draw_dials(rng: np.random.Generator, mu_low: float, mu_high: float, dim: int) -> list[Dial]:
+    """mu is uniform in its square root (weak noise teaches more, strong noise matters more); half are at 1 bit."""
+    roots = rng.uniform(mu_low**0.5, mu_high**0.5, DIALS_PER_BATCH)
+    bits = np.where(rng.random(DIALS_PER_BATCH) < 0.5, 1, rng.integers(2, 9, DIALS_PER_BATCH))
+    return [Dial.from_mu(float(root**2), dim, int(n)) for root, n in zip(roots, bits, strict=True)]
 
 
 def _with_public_spans(batch: Batch, rng: np.random.Generator) -> Batch:

@@ -44,7 +44,7 @@ class Learner(nn.Module):
     def __init__(self, config: ProjectionConfig, embeddings: Tensor, log_prior: Tensor, soft_prompt: Tensor) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        self.encoder: nn.Module = Encoder(config)
         self.decoder = build_decoder(config)
         self.soft_prompt = nn.Parameter(soft_prompt.float().clone())
         self.register_buffer("embeddings", embeddings.float(), persistent=False)

@@ -68,11 +68,7 @@ def read_texts(path: Path) -> list[str]:
     A file of plain text is one document. Project Gutenberg's header and footer are stripped, WikiText's tokenised
     spacing is undone. Raises ArtifactError for a file that can't be read.
     """
-    try:
-        with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
-            text = file.read(MAX_TEXT_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} can't be read as UTF-8 text: {error}") from None
+    text = read_file(path)
     if ".jsonl" in path.suffixes:
         # splitlines would also cut at U+2028 and its like, which JSON allows inside of a string.
         return [_record_text(path, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -104,6 +100,15 @@ def read_dataset(name: str, limit: int) -> list[str]:
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidValue("dataset", name, f"can't be loaded: {error}") from None
     return [text for text in texts if isinstance(text, str) and text]
+
+
+def read_file(path: Path) -> str:
+    """The UTF-8 text of a file, also of an .xz; line ends are newlines. Raises ArtifactError if it can't be read."""
+    try:
+        with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as file:
+            return file.read(MAX_TEXT_BYTES).decode("utf-8-sig").replace("\r\n", "\n")
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} can't be read as UTF-8 text: {error}") from None
 
 
 def _record_text(path: Path, number: int, line: str) -> str:
