@@ -47,6 +47,8 @@ class Setting:
 BY_RULE = "by the rule"
 SETTINGS = (
     Setting("server", str, "HOST:PORT", "where the server listens", DEFAULT_SERVER),
+    Setting("policy", Path, "FILE", "what may leave this device (docs/policy.md)", unset="no limits"),
+    Setting("ledger", Path, "FILE", "where the spend is kept (docs/ledger.md)", unset="its default place"),
     Setting("mu", float, "M", "noise: 1 is strong, 60 is weak", unset=BY_RULE),
     Setting("bits", int, "N", "bits a coordinate, 1 to 8", unset=BY_RULE),
     Setting("delta", float, "X", "of the certificate", DEFAULT_DELTA),

@@ -12,11 +12,13 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
 from del_codec.release import MAX_DRAWS, Release
 
+Grouping = Literal["day", "server", "conversation"]
 SECONDS_A_DAY = 86_400
 TAG_BYTES = 16
 
@@ -47,6 +49,19 @@ class Spent:
 
     past: tuple[Release, ...] = ()
     first: tuple[Release, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Releases that belong together: a day's, a server's or a conversation's, summed by threshold.
+
+    prompts: queries that drew anything; tokens: drawn in them.
+    """
+
+    name: str
+    prompts: int
+    tokens: int
+    releases: tuple[Release, ...]
 
 
 class Entries:
@@ -110,6 +125,39 @@ class Entries:
         """Write that tokens were sent without privacy."""
         self._database.execute("INSERT INTO clear VALUES (NULL, ?, ?, ?, ?)", (self.now, self.day, server, tokens))
         self._set("day", self.day)
+
+    def groups(self, by: Grouping, last: int) -> list[Group]:
+        """The `last` days, servers or conversations that were charged latest, the latest last."""
+        column = {"day": "day", "server": "server", "conversation": "conversation"}[by]
+        names = self._database.execute(
+            f"SELECT {column}, count(DISTINCT query), sum(tokens) FROM releases GROUP BY {column} "
+            "ORDER BY max(id) DESC LIMIT ?",
+            (last,),
+        ).fetchall()
+        return [
+            Group(str(name), prompts, tokens, self._of_group(column, name)) for name, prompts, tokens in names[::-1]
+        ]
+
+    def _of_group(self, column: str, name: str | int) -> tuple[Release, ...]:
+        rows = self._database.execute(
+            f"SELECT threshold_max, sum(draws) FROM releases WHERE {column} = ? GROUP BY threshold_max", (name,)
+        )
+        return tuple(release for threshold, draws in rows for release in _releases(draws, threshold))
+
+    def latest(self) -> tuple[str, float, Release] | None:
+        """(conversation, nominal mu, one token's draws) of the latest charge; None in a new ledger."""
+        row = self._database.execute(
+            "SELECT conversation, mu, draws / tokens, threshold_max FROM releases ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        return None if row is None else (row[0], row[1], Release(row[2], row[3]))
+
+    def tokens_in_the_clear(self) -> int:
+        """Private tokens that were sent without privacy, ever."""
+        return int(self._database.execute("SELECT coalesce(sum(tokens), 0) FROM clear").fetchone()[0])
+
+    def memory_bytes(self) -> int:
+        """Bytes of remembered bits."""
+        return self._fact("memory_bytes")
 
     def codec_of(self, conversation: str) -> str | None:
         """The fingerprint of the codec that a conversation's latest bits were drawn with; None for a new one."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from del_client.entries import Spent
-from del_client.policy import Limit, Policy, Unit
+from del_client.policy import Policy, Unit
 from del_codec.accounting import epsilon_of, rho_of
 from del_codec.caps import cap_uniform
 from del_codec.filter import filter_epsilon, filter_tilt
@@ -62,7 +62,7 @@ def excesses(policy: Policy, uses: Sequence[Use], token_cap: Callable[[Release],
     """The limits that the query would exceed: for each unit and quantity the worst, in the order of the policy."""
     worst: dict[str, Excess] = {}
     for use in uses:
-        limit: Limit = getattr(policy.limits, use.unit)
+        limit = policy.limits.of(use.unit)
         for quantity in QUANTITIES:
             bound: float | None = getattr(limit, quantity)
             if bound is None:
@@ -78,6 +78,13 @@ def epsilon_with(use: Use, limit: float, delta: float) -> float:
     if not use.spent.past:
         return epsilon_of(use.releases, delta)
     return filter_epsilon(use.total, delta, filter_tilt(use.spent.first, limit, delta))
+
+
+def spent_of(spent: Spent, quantity: Quantity, bound: float, delta: float) -> float:
+    """How much of a bound on rho or epsilon a unit has used, as its next query will find it; 0 without a past."""
+    if quantity == "rho" or not spent.past:
+        return rho_of(spent.past)
+    return filter_epsilon(spent.past, delta, filter_tilt(spent.first, bound, delta))
 
 
 def _value(use: Use, quantity: Quantity, bound: float, delta: float, token_cap: Callable[[Release], float]) -> float:

@@ -44,7 +44,7 @@ def build_parser() -> Parser:
         ),
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_ask, _add_inspect, _add_certify, _add_config, _add_completion):
+    for add in (_add_ask, _add_inspect, _add_certify, _add_budget, _add_policy, _add_config, _add_completion):
         add(commands)
     return parser
 
@@ -97,6 +97,40 @@ def _add_certify(commands: Commands) -> None:
     certify.add_argument("--delta", type=float, default=DEFAULT_DELTA, metavar="X", help=f"({DEFAULT_DELTA:g})")
     certify.add_argument("--vocabulary", type=int, default=49152, metavar="V", help="of the cap (49152)")
     certify.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def _add_budget(commands: Commands) -> None:
+    budget = _command(
+        commands,
+        "budget",
+        "show what was given away, and what is left under the policy",
+        "What this device has given away by its ledger, and what the policy leaves of today's limits and of the latest "
+        "conversation's. --forget erases remembered bits; the spend stays.",
+        "del-client budget --by server",
+        "del-client budget --forget --all",
+    )
+    _add_settings(budget, "policy", "ledger")
+    budget.add_argument("--by", choices=("day", "server", "conversation"), default="day", help="(day)")
+    budget.add_argument("--last", type=int, default=14, metavar="N", help="rows to show (14)")
+    budget.add_argument("--forget", nargs="?", const="", metavar="CONVERSATION", help="erase its remembered bits")
+    budget.add_argument("--all", action="store_true", help="with --forget: those of all conversations")
+    budget.add_argument(
+        "--accept-clock", action="store_true", help="charge to the clock's day again after it ran ahead"
+    )
+    budget.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def _add_policy(commands: Commands) -> None:
+    policy = _command(
+        commands,
+        "policy",
+        "check the policy and show what it says, defaults included",
+        "What may leave this device: the policy file that holds, checked whole, with its defaults filled in. The "
+        "output is a policy file itself. docs/policy.md explains every key.",
+        "del-client policy --policy strict.toml",
+        "DEL_POLICY=strict.toml del-client policy > every-key.toml",
+    )
+    _add_settings(policy, "policy")
 
 
 def _add_config(commands: Commands) -> None:

@@ -5,6 +5,7 @@ docs/policy.md explains every key. Knows nothing of ledgers, prompts or servers:
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -58,7 +59,7 @@ class UnitLimits:
 
     def __post_init__(self) -> None:
         for unit in LIMITED_UNITS:
-            limit: Limit = getattr(self, unit)
+            limit = self.of(unit)
             for key in ("epsilon", "rho"):
                 _check_optional(f"limits.{unit}.{key}", getattr(limit, key), MAX_BOUND)
             if limit.cap is not None and unit not in ("token", "secret"):
@@ -69,13 +70,18 @@ class UnitLimits:
         for key in ("epsilon", "rho"):
             self._check_order(key)
 
+    def of(self, unit: Unit) -> Limit:
+        """One unit's bounds."""
+        limit: Limit = getattr(self, unit)
+        return limit
+
     def _check_order(self, key: str) -> None:
         """A unit's bound must not exceed that of a unit which contains it: the larger one would never be reached."""
         units: tuple[Unit, ...] = ("token", "prompt", "conversation", "day")
         for position, outer in enumerate(units):
-            bound = getattr(getattr(self, outer), key)
+            bound = getattr(self.of(outer), key)
             for inner in units[:position]:
-                value = getattr(getattr(self, inner), key)
+                value = getattr(self.of(inner), key)
                 if bound is not None and value is not None and value > bound:
                     raise InvalidValue(
                         f"limits.{inner}.{key}",
@@ -193,7 +199,7 @@ class Policy:
         limits = _table(data, "limits", LIMITED_UNITS)
         kinds = _table(data, "kinds", None)
         scalars = {key: value for key, value in data.items() if key not in ("limits", "kinds")}
-        _check_keys("", scalars, [f.name for f in fields(cls) if f.name not in ("limits", "kinds")])
+        _check_keys("", scalars, _PLAIN)
         for key in ("servers", "codecs"):
             if key in scalars:
                 scalars[key] = _strings(key, scalars[key])
@@ -217,6 +223,20 @@ class Policy:
         except UnicodeDecodeError as error:
             raise InvalidValue("policy", str(path), f"not UTF-8 at byte {error.start}: write it in UTF-8") from None
 
+    def to_toml(self) -> str:
+        """The policy as a file that reads back as the same, defaults included."""
+        plain = [f"{name} = {_toml(getattr(self, name))}" for name in _PLAIN if getattr(self, name) is not None]
+        tables = [(f"limits.{unit}", self.limits.of(unit), ("epsilon", "rho", "cap")) for unit in LIMITED_UNITS]
+        kinds = [(f"kinds.{kind.name}", kind, ("mode", "mu", "bits", "pad", "choices")) for kind in self.kinds.values()]
+        blocks = ["\n".join(plain)]
+        for key, record, names in [*tables, *kinds]:
+            values = [(name, getattr(record, name)) for name in names]
+            if isinstance(record, Kind) and record.mode == "placeholder":
+                values = values[:1]
+            lines = [f"{name} = {_toml(value)}" for name, value in values if value is not None]
+            blocks += ["\n".join([f"[{key}]", *lines])] if lines else []
+        return "\n\n".join(blocks) + "\n"
+
     def delta_for(self, asked: float | None) -> float:
         """The delta of a certificate that a caller asks for. Raises PrivacyRefusal outside of least_delta to delta."""
         if asked is None:
@@ -227,6 +247,14 @@ class Policy:
                 f"(least_delta) to {self.delta:g} (delta)"
             )
         return asked
+
+
+_PLAIN = tuple(each.name for each in fields(Policy) if each.name not in ("limits", "kinds"))
+
+
+def _toml(value: object) -> str:
+    """A value of a policy as TOML; JSON's strings and lists are TOML's, too."""
+    return repr(float(value)) if isinstance(value, float) else json.dumps(value)
 
 
 def _kind(name: str, data: object) -> Kind:
