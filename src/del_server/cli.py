@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "answer private prompts over gRPC",
     "train": "make a codec for a model",
     "evaluate": "measure what a codec is worth and what it gives away",
+    "calibrate": "find the noise at which an attack reads a wanted share of tokens",
 }
 BAD_INPUT, INTERRUPTED = 2, 130
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +72,11 @@ class PromptDecoder:
         return latents, mean, noise, private, torch.ones_like(private)
 
     @torch.inference_mode()
-    def windows(self, levels: npt.NDArray[np.uint8], setting: NoiseSetting) -> Tensor:
-        """Embeddings [B, T, D] of B prompts at once, wholly private at one setting, from levels [B, T, d]."""
+    def windows(self, levels: npt.NDArray[Any], setting: NoiseSetting) -> Tensor:
+        """Embeddings [B, T, D] of B prompts at once, wholly private at one setting, from levels [B, T, d].
+
+        Levels need not be whole: their means, u * t / 2^32, are what a prompt without any noise would give.
+        """
         shape = levels.shape[:2]
         parts = self._read(levels.reshape(-1, levels.shape[-1]), setting)
         latents, mean, noise = (part.reshape(*shape, -1) for part in parts)
@@ -83,7 +87,7 @@ class PromptDecoder:
     def _noisy(self, segment: PrivateSegment) -> tuple[Tensor, Tensor, Tensor]:
         return self._read(segment.levels(self.table.spec.dim), segment.setting)
 
-    def _read(self, levels: npt.NDArray[np.uint8], setting: NoiseSetting) -> tuple[Tensor, Tensor, Tensor]:
+    def _read(self, levels: npt.NDArray[Any], setting: NoiseSetting) -> tuple[Tensor, Tensor, Tensor]:
         """Unbiased latents [N, d], posterior means [N, D] and noise features [N, 3] of levels [N, d]."""
         latents = torch.from_numpy(setting.estimate(levels)).to(self._device)
         features = noise_features(torch.tensor(setting.amplitude), torch.tensor(float(setting.levels)))

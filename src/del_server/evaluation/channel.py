@@ -16,7 +16,7 @@ from torch import Tensor
 from del_codec.attacks import log_odds
 from del_codec.encode import encode
 from del_codec.frame import MAX_SEGMENT_TOKENS
-from del_codec.noise import LATENT_MAX, NoiseSetting
+from del_codec.noise import GRID, LATENT_MAX, NoiseSetting
 from del_codec.projection import noise_features
 from del_codec.table import LatentTable
 from del_server.training.text import Ids
@@ -56,6 +56,11 @@ class BinomialChannel:
         starts = range(0, len(flat), MAX_SEGMENT_TOKENS)
         parts = [encode(self.table, flat[s : s + MAX_SEGMENT_TOKENS], self.setting).levels(dim) for s in starts]
         return np.concatenate(parts).reshape(*ids.shape, dim)
+
+    def means(self, ids: Ids) -> npt.NDArray[np.float32]:
+        """What the levels of ids [B, T] are on average, [B, T, d]: u * t / 2^32, no noise at all."""
+        thresholds = self.setting.thresholds(self.table.rows(ids))
+        return (thresholds * (self.setting.levels / GRID)).astype(np.float32)
 
     def observe(self, ids: Ids) -> Tensor:
         """Levels of a fresh release, [B, T, d] uint8."""

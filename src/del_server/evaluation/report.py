@@ -19,15 +19,16 @@ def to_json(results: Sequence[TextResult], facts: dict[str, Any]) -> dict[str, A
     """Everything measured, for machines; facts: how (the command's own settings). Not-a-number becomes null."""
     measured = [asdict(result) for result in results]
     found = {"schema": SCHEMA, "confidence": CONFIDENCE, "delta": DELTA, "facts": facts, "texts": measured}
-    plain: dict[str, Any] = _without_nan(found)
+    plain: dict[str, Any] = without_nan(found)
     return plain
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """JSON values with null for what is not a finite number, which JSON can't hold."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

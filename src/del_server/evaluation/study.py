@@ -104,6 +104,7 @@ class Study:
         log_prior = torch.from_numpy(np.log(self.codecs[0].table.prior)).to(self.device, torch.float32)
         prior = LanguagePrior(model, torch.from_numpy(prefix).to(self.device), log_prior)
         self.attacker = Attacker(self.judge.embeddings, prior, width)
+        self._leakages: dict[NoiseSetting, Leakage] = {}
         self.inversions: list[InversionModel | None] = [None] * len(self.codecs)
 
     def settings(self, mus: Sequence[float], bits: Sequence[int]) -> list[tuple[float, NoiseSetting]]:
@@ -127,26 +128,42 @@ class Study:
 
     def measure(self, text: Windows, grid: Sequence[tuple[float, NoiseSetting]], attacks: Sequence[str]) -> TextResult:
         """All settings of the grid on one text. Raises InvalidValue for an unknown attack."""
-        target, truth = (torch.from_numpy(ids).to(self.device) for ids in (text.target, text.prompt))
+        target = torch.from_numpy(text.target).to(self.device)
         bounds = [self._bounds(index, text, target) for index in range(len(self.codecs))]
-        cases: list[Case] = []
-        losses: list[list[Losses]] = []
-        for _, setting in grid:
-            losses.append([])
-            for index, codec in enumerate(self.codecs):
-                channel = BinomialChannel(codec.table, setting, self.device)
-                levels = channel.draw(text.prompt)
-                decoded = codec.decoder.windows(levels, setting)
-                losses[-1].append(self.readers[index].served.losses(decoded, target))
-                observed = torch.from_numpy(levels).to(self.device)
-                cases.append(Case(channel, observed, truth, decoded, self.inversions[index]))
+        cases = [case for _, setting in grid for case in self._cases(text, setting)]
+        readers = [readers.served for readers in self.readers] * len(grid)
+        losses = [reader.losses(case.decoded, target) for reader, case in zip(readers, cases, strict=True)]
         shares = [_on_host(found) for found in self.attacker.run(cases, attacks)]
         rows = []
         for place, (mu, setting) in enumerate(grid):
             here = slice(place * len(self.codecs), (place + 1) * len(self.codecs))
-            read = {name: Estimate.of([found[name] for found in shares[here]]) for name in shares[here][0]}
-            rows.append(self._row(text.name, mu, setting, losses[place], bounds, read, cases[here][0]))
-        return TextResult(text.name, len(truth), bounds[0].perplexities(), bounds[0].best, rows)
+            read = self._estimates(shares, place)
+            rows.append(self._row(text.name, mu, setting, losses[here], bounds, read, cases[here.start]))
+        return TextResult(text.name, len(target), bounds[0].perplexities(), bounds[0].best, rows)
+
+    def success(
+        self, text: Windows, settings: Sequence[NoiseSetting], attacks: Sequence[str]
+    ) -> list[dict[str, Estimate]]:
+        """What attacks read at each setting, over all codecs, fresh draws; nothing else is measured."""
+        cases = [case for setting in settings for case in self._cases(text, setting)]
+        shares = [_on_host(found) for found in self.attacker.run(cases, attacks)]
+        return [self._estimates(shares, place) for place in range(len(settings))]
+
+    def _cases(self, text: Windows, setting: NoiseSetting) -> list[Case]:
+        """A fresh release of the windows from each codec."""
+        truth = torch.from_numpy(text.prompt).to(self.device)
+        cases = []
+        for codec, inversion in zip(self.codecs, self.inversions, strict=True):
+            channel = BinomialChannel(codec.table, setting, self.device)
+            levels = channel.draw(text.prompt)
+            observed = torch.from_numpy(levels).to(self.device)
+            cases.append(Case(channel, observed, truth, codec.decoder.windows(levels, setting), inversion))
+        return cases
+
+    def _estimates(self, shares: Sequence[dict[str, Losses]], place: int) -> dict[str, Estimate]:
+        """Over the codecs, of one place in the grid."""
+        here = shares[place * len(self.codecs) : (place + 1) * len(self.codecs)]
+        return {name: Estimate.of([found[name] for found in here]) for name in here[0]}
 
     def _row(
         self,
@@ -169,14 +186,21 @@ class Study:
             retained=Estimate.ratio(kept, span),
             attacks=attacks,
             strongest=max(attacks, key=lambda name: attacks[name].mean) if attacks else "",
-            leakage=Leakage.of(case.channel),
+            leakage=self._leakage(case.channel),
         )
+
+    def _leakage(self, channel: BinomialChannel) -> Leakage:
+        """Of the first codec, worked out once a setting."""
+        found = self._leakages.get(channel.setting)
+        if found is None:
+            found = self._leakages[channel.setting] = Leakage.of(channel)
+        return found
 
     def _bounds(self, index: int, text: Windows, target: Tensor) -> Bounds:
         codec = self.codecs[index]
         clean = self.judge.embeddings[torch.from_numpy(text.prompt).to(self.device)]
         quiet = NoiseSetting(NOISELESS_BITS, MIN_SCALE)
-        noiseless = codec.decoder.windows(BinomialChannel(codec.table, quiet, self.device).draw(text.prompt), quiet)
+        noiseless = codec.decoder.windows(BinomialChannel(codec.table, quiet, self.device).means(text.prompt), quiet)
         return self.readers[index].bounds(clean, noiseless, target)
 
 
