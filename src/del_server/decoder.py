@@ -77,10 +77,14 @@ class PromptDecoder:
 
         Levels need not be whole: their means, u * t / 2^32, are what a prompt without any noise would give.
         """
-        shape = levels.shape[:2]
         parts = self._read(levels.reshape(-1, levels.shape[-1]), setting)
-        latents, mean, noise = (part.reshape(*shape, -1) for part in parts)
-        everywhere = torch.ones(shape, dtype=torch.bool, device=self._device)
+        return self.estimates(*(part.reshape(*levels.shape[:2], -1) for part in parts))
+
+    @torch.inference_mode()
+    def estimates(self, latents: Tensor, mean: Tensor, noise: Tensor) -> Tensor:
+        """Embeddings [B, T, D] of B wholly private prompts, from what is known of each position: unbiased latents
+        [B, T, d], posterior means [B, T, D] and noise features [B, T, 3]."""
+        everywhere = torch.ones(latents.shape[:2], dtype=torch.bool, device=self._device)
         decoded: Tensor = self.network(NoisyPrompt(latents, mean, noise, everywhere, everywhere))
         return decoded.to(self._embeddings.dtype)
 

@@ -17,6 +17,7 @@ from del_codec.spec import Measured
 from del_codec.table import LatentTable
 from del_server.commands.train import DTYPES, hub_tokenizer, separator_id
 from del_server.evaluation.attacks import ATTACKS
+from del_server.evaluation.contest import contest, rival_table, rivals
 from del_server.evaluation.inversion import InversionConfig
 from del_server.evaluation.report import heading, measured, table, to_json
 from del_server.evaluation.study import Study, Windows
@@ -33,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mu", type=float, nargs="+", default=[5.0, 10.0, 20.0, 40.0])
     parser.add_argument("--bits", type=int, nargs="+", default=[1])
     parser.add_argument("--attacks", default=",".join(UNTRAINED), help=f"all, or of {', '.join(ATTACKS)}")
+    parser.add_argument("--baselines", action="store_true", help="measure rivals on the same windows as well")
+    parser.add_argument("--eta", type=float, nargs="+", default=[100.0, 200.0, 400.0], help="of metric-DP")
+    parser.add_argument("--epsilon", type=float, nargs="+", default=[1.0, 6.0, 16.0], help="of RANTEXT")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything measured to OUT")
     parser.add_argument("--record", action="store_true", help="write the rows into the codecs (fingerprints change)")
 
@@ -64,14 +68,19 @@ def run(arguments: argparse.Namespace) -> None:
     grid = bench.study.settings(arguments.mu, arguments.bits)
     if set(names) - set(UNTRAINED):
         bench.train_attacks([setting for _, setting in grid])
-    results = []
+    entrants = rivals(bench.study, arguments.mu, arguments.eta, arguments.epsilon) if arguments.baselines else []
+    results, rows = [], []
     for path in arguments.text:
-        results.append(bench.study.measure(bench.windows(path), grid, names))
+        text = bench.windows(path)
+        results.append(bench.study.measure(text, grid, names))
         print(heading(results[-1]), flush=True)
+        rows += contest(bench.study, text, entrants, names) if entrants else []
     print(table(results))
+    if rows:
+        print(f"\n{rival_table(rows)}")
     if arguments.json:
         facts = {name: _plain(value) for name, value in vars(arguments).items() if name not in ("json", "record")}
-        arguments.json.write_text(json.dumps(to_json(results, facts), indent=1) + "\n")
+        arguments.json.write_text(json.dumps(to_json(results, rows, facts), indent=1) + "\n")
     if arguments.record:
         for folder in arguments.codec:
             record(folder, measured(results))

@@ -23,7 +23,7 @@ from torch import Tensor
 from del_codec.errors import InvalidValue
 from del_server import lora
 from del_server.evaluation.beam import LanguagePrior, beam_guess
-from del_server.evaluation.channel import BinomialChannel
+from del_server.evaluation.channel import BinomialChannel, Channel
 from del_server.evaluation.evidence import TokenEvidence, best_guess
 from del_server.evaluation.inversion import InversionEvidence, InversionModel
 
@@ -40,7 +40,7 @@ class Case:
     inversion: the attack that was trained for this channel, where there is one.
     """
 
-    channel: BinomialChannel
+    channel: Channel
     observed: Tensor
     truth: Tensor
     decoded: Tensor
@@ -119,21 +119,19 @@ class Attacker:
         """Every eighth token is withheld at once, in eight rounds: its neighbours are there, as they would be."""
         guesses: Guesses = []
         for case in cases:
-            found: dict[str, Tensor] = {}
-            if case.inversion is not None:
-                guess = torch.empty_like(case.truth)
-                places = torch.arange(case.truth.shape[1], device=guess.device) % WITHHELD_STRIDE
-                for turn in range(WITHHELD_STRIDE):
-                    shown = (places != turn).expand_as(guess)
-                    read = self._read(case, shown)
-                    if read is not None:
-                        guess = torch.where(shown, guess, best_guess(read))
-                found["withheld"] = guess
-            guesses.append(found)
+            guess = torch.empty_like(case.truth)
+            places = torch.arange(case.truth.shape[1], device=guess.device) % WITHHELD_STRIDE
+            for turn in range(WITHHELD_STRIDE):
+                shown = (places != turn).expand_as(guess)
+                read = self._read(case, shown)
+                if read is None:
+                    break
+                guess = torch.where(shown, guess, best_guess(read))
+            guesses.append({} if case.inversion is None else {"withheld": guess})
         return guesses
 
     def _read(self, case: Case, shown: Tensor | None = None) -> InversionEvidence | None:
-        if case.inversion is None:
+        if case.inversion is None or not isinstance(case.channel, BinomialChannel):
             return None
         return InversionEvidence.of(case.inversion, case.channel, case.observed, self.prior.prefix, shown)
 

@@ -226,6 +226,7 @@ class InversionEvidence:
         """T."""
         return self.levels.shape[1]
 
+    @torch.inference_mode()
     def at(self, position: int) -> Tensor:
         """[B, V]."""
         known = self.attack.token_scores(self.channel, self.levels[:, position], self.shown[:, position])

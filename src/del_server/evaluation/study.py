@@ -129,16 +129,16 @@ class Study:
     def measure(self, text: Windows, grid: Sequence[tuple[float, NoiseSetting]], attacks: Sequence[str]) -> TextResult:
         """All settings of the grid on one text. Raises InvalidValue for an unknown attack."""
         target = torch.from_numpy(text.target).to(self.device)
-        bounds = [self._bounds(index, text, target) for index in range(len(self.codecs))]
+        bounds = [self.bounds(index, text) for index in range(len(self.codecs))]
         cases = [case for _, setting in grid for case in self._cases(text, setting)]
         readers = [readers.served for readers in self.readers] * len(grid)
         losses = [reader.losses(case.decoded, target) for reader, case in zip(readers, cases, strict=True)]
-        shares = [_on_host(found) for found in self.attacker.run(cases, attacks)]
+        shares = [on_host(found) for found in self.attacker.run(cases, attacks)]
         rows = []
         for place, (mu, setting) in enumerate(grid):
             here = slice(place * len(self.codecs), (place + 1) * len(self.codecs))
             read = self._estimates(shares, place)
-            rows.append(self._row(text.name, mu, setting, losses[here], bounds, read, cases[here.start]))
+            rows.append(self._row(text.name, mu, setting, losses[here], bounds, read))
         return TextResult(text.name, len(target), bounds[0].perplexities(), bounds[0].best, rows)
 
     def success(
@@ -146,7 +146,7 @@ class Study:
     ) -> list[dict[str, Estimate]]:
         """What attacks read at each setting, over all codecs, fresh draws; nothing else is measured."""
         cases = [case for setting in settings for case in self._cases(text, setting)]
-        shares = [_on_host(found) for found in self.attacker.run(cases, attacks)]
+        shares = [on_host(found) for found in self.attacker.run(cases, attacks)]
         return [self._estimates(shares, place) for place in range(len(settings))]
 
     def _cases(self, text: Windows, setting: NoiseSetting) -> list[Case]:
@@ -173,7 +173,6 @@ class Study:
         losses: Sequence[Losses],
         bounds: Sequence[Bounds],
         attacks: dict[str, Estimate],
-        case: Case,
     ) -> Row:
         kept = [bound.floor - loss for bound, loss in zip(bounds, losses, strict=True)]
         span = [bound.floor - bound.ceiling for bound in bounds]
@@ -186,17 +185,20 @@ class Study:
             retained=Estimate.ratio(kept, span),
             attacks=attacks,
             strongest=max(attacks, key=lambda name: attacks[name].mean) if attacks else "",
-            leakage=self._leakage(case.channel),
+            leakage=self._leakage(setting),
         )
 
-    def _leakage(self, channel: BinomialChannel) -> Leakage:
+    def _leakage(self, setting: NoiseSetting) -> Leakage:
         """Of the first codec, worked out once a setting."""
-        found = self._leakages.get(channel.setting)
+        found = self._leakages.get(setting)
         if found is None:
-            found = self._leakages[channel.setting] = Leakage.of(channel)
+            channel = BinomialChannel(self.codecs[0].table, setting, self.device)
+            found = self._leakages[setting] = Leakage.of(channel)
         return found
 
-    def _bounds(self, index: int, text: Windows, target: Tensor) -> Bounds:
+    def bounds(self, index: int, text: Windows) -> Bounds:
+        """Floor and ceiling of one codec on one text."""
+        target = torch.from_numpy(text.target).to(self.device)
         codec = self.codecs[index]
         clean = self.judge.embeddings[torch.from_numpy(text.prompt).to(self.device)]
         quiet = NoiseSetting(NOISELESS_BITS, MIN_SCALE)
@@ -204,5 +206,6 @@ class Study:
         return self.readers[index].bounds(clean, noiseless, target)
 
 
-def _on_host(shares: dict[str, Tensor]) -> dict[str, Losses]:
+def on_host(shares: dict[str, Tensor]) -> dict[str, Losses]:
+    """Shares of windows as float64 on the CPU."""
     return {name: share.double().cpu().numpy() for name, share in shares.items()}
