@@ -117,7 +117,9 @@ def test_the_estimated_likelihood_of_a_replacement_is_that_of_its_draws(embeddin
     common = drawn > 0.002
     assert int(common.sum()) > 5
     assert float(told.sum()) == pytest.approx(1, abs=0.1)
-    assert (told[common] / drawn[common]).numpy() == pytest.approx(np.ones(int(common.sum())), abs=0.2)
+    off = (told[common] / drawn[common] - 1).abs()  # 120 draws of a token at least: a tenth is chance
+    assert float(off.max()) < 0.5
+    assert float(off.mean()) < 0.12
 
 
 @pytest.mark.parametrize(
