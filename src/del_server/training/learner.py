@@ -6,6 +6,7 @@ The levels are real binomial draws; the gradient goes straight through them (dK/
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,8 @@ from del_codec.projection import (
     build_decoder,
     noise_features,
 )
+
+Attacker = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +62,13 @@ class Learner(nn.Module):
         present: Tensor,
         dial_of: Tensor,
         dials: list[Dial],
-        attacker: Tensor | None = None,
+        attacker: Attacker | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Embeddings [B, T, D] of ids [B, T], private ones noised at dials[dial_of] ([B, T]), public ones clear; and
         the chance [B, T] that a guess drawn from the exact posterior names the token (0 where public, and for a linear
         decoder, which has no posterior).
 
-        attacker: [B, T, V], the log-prior of an attacker for each position; None for the unigram prior.
+        attacker: gives the log-priors [N, V] of an attacker for the positions of a mask [B, T]; None for the unigram.
         """
         table = self.encoder(self.embeddings)
         clear = self.embeddings[ids]
@@ -76,7 +79,7 @@ class Learner(nn.Module):
         for index, dial in enumerate(dials):
             here = private & (dial_of == index)
             if bool(here.any()):
-                prior = None if attacker is None else attacker[here]
+                prior = None if attacker is None else attacker(here)
                 latents[here], mean[here], leak[here] = self._noised(table, ids[here], dial, prior)
                 amplitude = torch.tensor(dial.amplitude, device=ids.device)
                 noise[here] = noise_features(amplitude, torch.tensor(float(dial.levels), device=ids.device))

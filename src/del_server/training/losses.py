@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from del_server.training.curriculum import Curriculum, Lesson
-from del_server.training.learner import Learner
+from del_server.training.learner import Attacker, Learner
 from del_server.training.objective import Judge, distillation, nll
 from del_server.training.recipe import Recipe
 
@@ -40,8 +40,12 @@ class Losses:
         self._device = judge.embeddings.device
         self.tokens = 0
 
-    def noised(self, stage: int, step: int) -> Tensor:
-        """Encoder, decoder and soft prompt through the noise."""
+    def noised(self, stage: int, step: int, *, steps: int) -> Tensor:
+        """Encoder, decoder and soft prompt through the noise; steps: of the stage.
+
+        The price on certainty rises from a third of the stage to two thirds: from the start it would be cheapest to
+        send nothing, before the decoder has learned to make anything of what is sent.
+        """
         lesson = self._lesson(stage, step)
         ids, private, present = self._prompt(lesson)
         dial_of = torch.from_numpy(lesson.dial_of).to(self._device)
@@ -55,7 +59,9 @@ class Losses:
         loss = self._loss(self._learner.soft_prompt, prompt, lesson, present, CODEC, teacher)
         if recipe.attack_weight > 0:
             strong = torch.tensor([dial.mu <= recipe.attack_mu for dial in lesson.dials], device=self._device)
-            loss = loss + recipe.attack_weight * (leak * (private & strong[dial_of])).sum() / private.sum()
+            risen = min(1.0, max(0.0, 3 * step / steps - 1))
+            price = risen * recipe.attack_weight
+            loss = loss + price * (leak * (private & strong[dial_of])).sum() / private.sum()
         return loss
 
     def noiseless(self, stage: int, step: int) -> Tensor:
@@ -83,12 +89,16 @@ class Losses:
         self.tokens += lesson.batch.prompt.size + lesson.batch.target.size
         return lesson
 
-    def _attacker(self, teacher: Tensor, present: Tensor) -> Tensor:
-        """Log-prior [B, T, V] of an attacker who knows all tokens before each: the LLM's, and unigram for the first."""
-        unigram = self._learner.log_prior.expand(len(present), 1, -1)
-        prior = torch.cat([unigram, teacher[:, : present.shape[1] - 1]], dim=1)
+    def _attacker(self, teacher: Tensor, present: Tensor) -> Attacker:
+        """An attacker who knows all tokens before each: its prior is the LLM's, and the unigram for the first."""
         first = present & ~F.pad(present, (1, 0))[:, :-1]
-        return torch.where(first.unsqueeze(-1), unigram, prior)
+
+        def prior(here: Tensor) -> Tensor:
+            row, place = here.nonzero(as_tuple=True)
+            informed = teacher[row, (place - 1).clamp_min(0)]
+            return torch.where(first[row, place].unsqueeze(-1), self._learner.log_prior, informed)
+
+        return prior
 
     def _prompt(self, lesson: Lesson) -> tuple[Tensor, Tensor, Tensor]:
         batch = lesson.batch

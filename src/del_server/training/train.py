@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +137,18 @@ class Trainer:
 
     def _stages(self) -> list[Stage]:
         options, losses = self.options, self._losses
-        stages = [
-            Stage(
-                f"{self.recipe.name} {number}/{len(self.recipe.phases)}",
-                self._groups(phase),
-                max(1, round(phase.share * options.steps)),
-                losses.noised if phase.noise else losses.noiseless,
-                self._probe.report if self._probe and phase.noise else None,
+        stages = []
+        for number, phase in enumerate(self.recipe.phases, 1):
+            steps = max(1, round(phase.share * options.steps))
+            stages.append(
+                Stage(
+                    f"{self.recipe.name} {number}/{len(self.recipe.phases)}",
+                    self._groups(phase),
+                    steps,
+                    partial(losses.noised, steps=steps) if phase.noise else losses.noiseless,
+                    self._probe.report if self._probe and phase.noise else None,
+                )
             )
-            for number, phase in enumerate(self.recipe.phases, 1)
-        ]
         rate = self.recipe.phases[-1].lr
         for title, name, loss in (
             ("floor (no prompt)", FLOOR, losses.floor),
