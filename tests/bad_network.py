@@ -1,10 +1,14 @@
-"""A TCP proxy that does to its connections what bad networks do: delay, stall, reset, cut short, alter."""
+"""A TCP proxy that does to its connections what bad networks do: delay, stall, reset, cut short, alter.
+
+As a program it only delays: `python tests/bad_network.py LISTEN_HOST:PORT TARGET_HOST:PORT SECONDS`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import Callable
 
 Alter = Callable[[int, bytes], bytes]
@@ -18,9 +22,8 @@ class BadNetwork:
     of (position, chunk) from the server what the device gets. refusing: new connections are reset.
     """
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
+    def __init__(self, target: str, listen: str = "127.0.0.1:0") -> None:
+        self._target, self._listen = _split(target), _split(listen)
         self.delay = 0.0
         self.refusing = False
         self.cut_after: list[int] = []
@@ -32,8 +35,8 @@ class BadNetwork:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> BadNetwork:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._connected, *self._listen)
+        self.address = f"{self._listen[0]}:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -108,3 +111,19 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.close()
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+async def _delay(listen: str, target: str, seconds: float) -> None:
+    async with BadNetwork(target, listen) as network:
+        network.delay = seconds
+        print("ready", flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_delay(sys.argv[1], sys.argv[2], float(sys.argv[3])))

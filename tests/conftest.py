@@ -13,6 +13,14 @@ import pytest
 # Before transformers is imported: tests need no network, and the hub's client would look for one.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test reads settings, or writes a ledger, in the folders of who runs it; processes inherit this."""
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        os.environ[name] = str(tmp_path_factory.mktemp(name.lower()))
+
+
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

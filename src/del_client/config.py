@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from del_client.defaults import DEFAULT_DELTA, DEFAULT_SERVER
+from del_client.defaults import DEFAULT_SERVER
 from del_codec.errors import InvalidValue
 
 FILE_VARIABLE = "DEL_CONFIG"
@@ -51,12 +51,15 @@ SETTINGS = (
     Setting("ledger", Path, "FILE", "where the spend is kept (docs/ledger.md)", unset="its default place"),
     Setting("mu", float, "M", "noise: 1 is strong, 60 is weak", unset=BY_RULE),
     Setting("bits", int, "N", "bits a coordinate, 1 to 8", unset=BY_RULE),
-    Setting("delta", float, "X", "of the certificate", DEFAULT_DELTA),
+    Setting("delta", float, "X", "of the certificate", unset="the policy's"),
     Setting("system", str, "TEXT", "a system prompt; PUBLIC: it leaves this device in the clear"),
     Setting("max_tokens", int, "N", "tokens of the answer", unset="the server's default"),
     Setting("temperature", float, "X", "0: the likeliest token always", 0.0),
     Setting("top_p", float, "P", "sample from the likeliest tokens of this mass; 1: all", 1.0),
+    Setting("top_k", int, "K", "sample from that many likeliest tokens; 0: all", 0),
     Setting("seed", int, "N", "of the sampling", unset="drawn anew"),
+    Setting("timeout", float, "S", "seconds for a whole answer", unset="no bound"),
+    Setting("patience", float, "S", "seconds without a token that a lost connection is put up with", 60.0),
     Setting("tokenizer", Path, "FILE", "tokenizer.json of a model not in the package", unset="the package's"),
     Setting("chat_template", Path, "FILE", "chat template of a model not in the package", unset="the package's"),
 )

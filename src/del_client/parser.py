@@ -14,8 +14,8 @@ BAD_INPUT = 2
 
 _NOISE = ("mu", "bits", "delta")
 _FILES = ("tokenizer", "chat_template")
-_SAMPLING = ("max_tokens", "temperature", "top_p", "seed")
-_ASKING = ("server", *_NOISE, "system", *_SAMPLING, *_FILES)
+_SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout", "patience")
+_ASKING = ("server", "policy", "ledger", *_NOISE, "system", *_SAMPLING, *_FILES)
 
 _ORDER = "Settings: a flag goes before a DEL_ variable, it before the file; `del-client config` shows what holds."
 
@@ -39,12 +39,22 @@ def build_parser() -> Parser:
         description="Ask a language model on a server; your words leave this device only as randomised bits.",
         epilog=_examples(
             "del-client ask 'What helps against a cold?'        one question",
+            "del-client chat --mu 15                            a conversation",
             "del-client inspect 'What helps against a cold?'    what a server would read; nothing is sent",
             "del-client COMMAND --help                          more of each",
         ),
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_ask, _add_inspect, _add_certify, _add_budget, _add_policy, _add_config, _add_completion):
+    for add in (
+        _add_ask,
+        _add_chat,
+        _add_inspect,
+        _add_certify,
+        _add_budget,
+        _add_policy,
+        _add_config,
+        _add_completion,
+    ):
         add(commands)
     return parser
 
@@ -62,8 +72,23 @@ def _add_ask(commands: Commands) -> None:
     )
     _add_settings(ask, *_ASKING)
     _add_prompt(ask)
+    ask.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end the answer before it; repeatable")
     ask.add_argument("--public", action="store_true", help="NO PRIVACY: send the whole prompt as plain token ids")
     ask.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    ask.add_argument("--quiet", action="store_true", help="print the answer alone")
+
+
+def _add_chat(commands: Commands) -> None:
+    chat = _command(
+        commands,
+        "chat",
+        "talk, turn by turn",
+        "A conversation in the terminal. Earlier turns are sent again as the very bits that they were, so each turn "
+        "gives away its own new words alone. /help lists what else may be typed; Ctrl-C stops an answer, Ctrl-D ends.",
+        "del-client chat",
+        "del-client chat --system 'Answer in one sentence.' --mu 15",
+    )
+    _add_settings(chat, *_ASKING)
 
 
 def _add_inspect(commands: Commands) -> None:
@@ -76,7 +101,7 @@ def _add_inspect(commands: Commands) -> None:
         "del-client inspect 'My name is Ada.' --mu 5",
         "del-client inspect 'My name is Ada.' --codec my-codec    no server needed",
     )
-    _add_settings(inspect, "server", *_NOISE, "system", *_FILES)
+    _add_settings(inspect, "server", "policy", *_NOISE, "system", *_FILES)
     _add_prompt(inspect)
     inspect.add_argument("--codec", type=Path, metavar="FILE", help="device.safetensors or its folder; no server then")
 

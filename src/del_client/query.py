@@ -16,18 +16,24 @@ from del_codec.table import MAX_TABLE_BYTES
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
+MAX_LOGPROBS = 20
+
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """How to generate. max_new_tokens 0: the server's default; temperature 0: greedy; top_p 1, top_k 0: off."""
+    """How to generate. max_new_tokens 0: the server's default; temperature 0: greedy; top_p 1, top_k 0: off.
+
+    logprobs: alternatives to report at each position, 0: the chosen token's probability alone, None: nothing.
+    """
 
     max_new_tokens: int = 0
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_new_tokens < 1 << 32:
@@ -40,6 +46,8 @@ class GenerationOptions:
             raise InvalidValue("top_k", self.top_k, "use 0 (off) or a whole number of tokens")
         if self.seed is not None and not 0 <= self.seed < 1 << 64:
             raise InvalidValue("seed", self.seed, f"use a whole number from 0 to {(1 << 64) - 1}")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise InvalidValue("logprobs", self.logprobs, f"use a whole number from 0 to {MAX_LOGPROBS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +89,13 @@ class Limits:
     message_bytes: int
     segments: int
 
-    def check(self, query: Query) -> None:
+    def check(self, prompt_tokens: int, segments: int, options: GenerationOptions) -> None:
         """Raise InvalidValue for what the server would refuse, so that no private bits are spent on it."""
         for field, value, limit in (
-            ("prompt tokens", query.prompt_tokens, self.prompt_tokens),
-            ("max_new_tokens", query.options.max_new_tokens, self.new_tokens),
-            ("tokens of prompt and answer", query.prompt_tokens + query.options.max_new_tokens, self.context_tokens),
-            ("segments", len(query.segments), self.segments),
+            ("prompt tokens", prompt_tokens, self.prompt_tokens),
+            ("max_new_tokens", options.max_new_tokens, self.new_tokens),
+            ("tokens of prompt and answer", prompt_tokens + options.max_new_tokens, self.context_tokens),
+            ("segments", segments, self.segments),
         ):
             if limit and value > limit:
                 raise InvalidValue(field, value, f"this server takes at most {limit}; nothing was sent")
@@ -105,11 +113,23 @@ class ServerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Natural-log probabilities at one position: of the chosen token, and of the likeliest ones, (token id, value)."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenDelta:
-    """New tokens of an answer; a character that is split over tokens comes with its last one."""
+    """New tokens of an answer; a character that is split over tokens comes with its last one.
+
+    logprobs: one for each of token_ids, where they were asked for.
+    """
 
     token_ids: tuple[int, ...]
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(slots=True)

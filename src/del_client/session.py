@@ -1,147 +1,190 @@
-"""AsyncClient: prompts in, answers out, over one server and one codec.
+"""Session: a device's connection to one server and one codec, which AsyncClient and Client are the two faces of.
 
-A prompt goes through three steps, each of which can be looked at before the next: spans (what is private), prepared
-(the bits, drawn once), answer (the bits sent). No state outside of the object. Knows nothing of terminals.
+A prompt goes through three steps: spans (what is private), a release (its bits, through the gate: checked against the
+policy, entered into the ledger, drawn once), an answer (the bits sent). Knows nothing of terminals or settings' files.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from types import TracebackType
+from typing import Unpack
 
+from del_client.answer import Answer, Course, Reading
 from del_client.codec_cache import CodecCache
-from del_client.defaults import DEFAULT_DELTA, DEFAULT_SERVER, default_setting
+from del_client.conversation import Conversation
+from del_client.defaults import DEFAULT_SERVER
+from del_client.desk import Desk, Prompt
+from del_client.embed_report import EmbedReport, protected_spans
+from del_client.gate import Gate
+from del_client.ledger import Ledger
+from del_client.loop_thread import LoopThread
+from del_client.message import Message
+from del_client.options import OptionArguments, Options, read_options
 from del_client.pinned import load_reader
-from del_client.prepared import Prepared, preview
-from del_client.prompt import Message, PromptReader, Span
-from del_client.query import Finish, GenerationOptions, Limits, Query, ServerInfo, TokenDelta
-from del_client.report import PrivacyReport, attack_recovered, privacy_report
+from del_client.policy import Policy
+from del_client.prepared import Prepared, cut_spans
+from del_client.prompt import PromptReader, Span
+from del_client.query import Event, GenerationOptions, Query, ServerInfo, Traffic
+from del_client.retrying import Interrupted, Patience
+from del_client.retrying import answer as unbroken
 from del_client.transport import Transport
-from del_codec.errors import MismatchError
+from del_codec.errors import MismatchError, UnavailableError
 from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
 
-
-class Answer:
-    """One answer: iterate it for its deltas, once; leaving the loop cancels the query. Then the figures are there."""
-
-    def __init__(self, transport: Transport, query: Query, limits: Limits) -> None:
-        self._events = transport.generate(query, limits)
-        self._finish: Finish | None = None
-        self._started = self._first = self._ended = 0.0
-
-    async def __aiter__(self) -> AsyncIterator[TokenDelta]:
-        self._started = time.monotonic()
-        async with aclosing(self._events) as events:
-            async for event in events:
-                self._ended = time.monotonic()
-                self._first = self._first or self._ended
-                if isinstance(event, Finish):
-                    self._finish = event
-                else:
-                    yield event
-
-    @property
-    def finish(self) -> Finish:
-        """Reason, usage, timings and bytes sent. Raises RuntimeError before the answer's end."""
-        if self._finish is None:
-            raise RuntimeError("the answer has not ended: iterate over it first")
-        return self._finish
-
-    @property
-    def ttft_ms(self) -> float:
-        """Milliseconds from the first byte sent to the first token, or to the end of an empty answer."""
-        return (self._first - self._started) * 1000
-
-    @property
-    def total_ms(self) -> float:
-        """Milliseconds from the first byte sent to the answer's end."""
-        return (self._ended - self._started) * 1000
+Release = Callable[[], Awaitable[Prepared]]
 
 
-class AsyncClient:
-    """A device's connection to one server, as an async context manager.
+class Session:
+    """What AsyncClient and Client have in common.
 
-        async with AsyncClient("127.0.0.1:50051") as client:
-            answer = client.ask("What is love?")
-            async for delta in answer:
-                print(delta.text, end="")
-
-    tokenizer, chat_template: files to use where the package doesn't carry the model's (checked by SHA-256).
+    policy: what may leave; None: no limits. ledger: where the spend is kept; None: the user's own, in its usual place.
+    tokenizer, chat_template: files to use where the package doesn't carry the model's (checked by SHA-256). patience:
+    how long a lost connection is put up with; `interrupted` is told of each attempt to mend it: the error, and the
+    seconds until then.
     """
+
+    _loop: LoopThread | None = None
 
     info: ServerInfo
     table: LatentTable
     reader: PromptReader
+    desk: Desk
 
     def __init__(
         self,
         server: str = DEFAULT_SERVER,
         *,
+        policy: Policy | None = None,
+        ledger: Ledger | Path | None = None,
         tokenizer: Path | None = None,
         chat_template: Path | None = None,
         cache: CodecCache | None = None,
         connect_seconds: float = 5.0,
+        patience: Patience | None = None,
+        interrupted: Interrupted | None = None,
     ) -> None:
-        self._server = server
+        self.server = server
+        self.policy = policy or Policy()
+        self._ledger = ledger
+        self._own_ledger: Ledger | None = None
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         self._cache = cache or CodecCache()
         self._connect_seconds = connect_seconds
+        self._patience = patience or Patience()
+        self._interrupted = interrupted or _unheard
 
-    async def __aenter__(self) -> AsyncClient:
-        self._transport = Transport(self._server, self._connect_seconds)
+    async def _open(self) -> None:
+        """Connect, and have codec, tokenizer and ledger at hand. Raises UnavailableError at once if nobody answers."""
+        self._transport = Transport(self.server, self._connect_seconds)
         try:
             await self._connect()
         except BaseException:
-            await self._transport.close()
+            await self._close()
             raise
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def _close(self) -> None:
         await self._transport.close()
+        if self._own_ledger is not None:
+            self._own_ledger.close()
 
     async def _connect(self) -> None:
         self.info = await self._transport.server_info()
         if not self.info.codecs:
-            raise MismatchError(
-                f"{self._server} serves {self.info.model} without a codec: nothing can be private there"
-            )
+            raise MismatchError(f"{self.server} serves {self.info.model} without a codec: nothing can be private there")
         offer = self.info.codecs[0]
         self.table = await self._cache.load(offer, self._transport.download(offer.fingerprint))
         self.reader = load_reader(self.table.spec, self._tokenizer, self._chat_template)
+        self.desk = Desk(self.table, self.reader, self.policy)
 
-    def spans(self, prompt: str | Sequence[Message]) -> list[Span]:
-        """The prompt's tokens, private or public. A str is one private message; reader.text takes it as it stands."""
-        return self.reader.chat([Message("user", prompt)] if isinstance(prompt, str) else prompt)
+    @cached_property
+    def gate(self) -> Gate:
+        """The one door for what leaves; the ledger is opened with it."""
+        ledger = self._ledger
+        if not isinstance(ledger, Ledger):
+            ledger = self._own_ledger = Ledger(ledger)
+        return Gate(self.policy, ledger, self.server)
 
-    def prepare(self, spans: Sequence[Span], setting: NoiseSetting | None = None) -> Prepared:
-        """Draw the bits of the private spans; without a setting, at the codec's default. Nothing is sent."""
-        return preview(self.table, spans, setting or default_setting(self.table.spec))
+    def generate(self, prompt: Prompt, **options: Unpack[OptionArguments]) -> Answer:
+        """The answer to a question, or to the last message of a chat; see Options for the keyword arguments.
 
-    def privacy(self, prepared: Prepared, delta: float = DEFAULT_DELTA) -> PrivacyReport | None:
-        """The certificate of what `prepared` gives away; None where nothing in it is private."""
-        return privacy_report(self.table, prepared.segments, delta)
+        A str is one private message. Messages are Message, or mappings with "role", "content" and, for what the server
+        may read, "public". Nothing is sent before the answer is iterated; each call is a release of its own, which
+        costs: use a conversation to go on, or to ask again. Raises InvalidValue for what can't be asked.
+        """
+        *before, last = self.desk.chat(prompt)
+        return Conversation(self, before, options).ask(last, {})
 
-    def attack_recovered(self, prepared: Prepared) -> float:
-        """The share of its private tokens that the best attack on single tokens recovers from these very bits."""
-        return attack_recovered(self.table, prepared.spans, prepared.segments)
+    def complete(self, text: str, **options: Unpack[OptionArguments]) -> Answer:
+        """What the model writes after a text, without a chat template."""
+        *_, message = self.desk.chat(text)
+        talk = Conversation(self, [], options)
+        return self._answer(self.reader.text(message), talk, read_options(options))
 
-    def send(self, prepared: Prepared, options: GenerationOptions | None = None) -> Answer:
-        """The server's answer to a prepared prompt; it is sent when the answer is iterated."""
-        query = Query(self.table.fingerprint, prepared.segments, options or GenerationOptions())
-        return Answer(self._transport, query, self.info.limits)
+    def conversation(self, system: str | None = None, **options: Unpack[OptionArguments]) -> Conversation:
+        """A new conversation. `system` is PUBLIC: it leaves the device in the clear. options: of all its turns."""
+        read_options(options)
+        before = [] if system is None else [Message("system", system, public=True)]
+        return Conversation(self, before, options)
 
-    def ask(
-        self,
-        prompt: str | Sequence[Message],
-        setting: NoiseSetting | None = None,
-        options: GenerationOptions | None = None,
-    ) -> Answer:
-        """All three steps at once."""
-        return self.send(self.prepare(self.spans(prompt), setting), options)
+    def answer(self, messages: Sequence[Message], talk: Conversation, options: OptionArguments) -> Answer:
+        """The answer to messages whose sensitive spans are protected already, as a turn of a conversation."""
+        return self._answer(self.reader.chat(messages), talk, read_options(options))
+
+    def send(self, prepared: Prepared, **options: Unpack[OptionArguments]) -> Answer:
+        """Another answer to what was released before: the very same bits, so at no new cost. Options but the noise."""
+        asked = read_options(options)
+
+        async def again() -> Prepared:
+            return prepared
+
+        return Answer(self._course(again, asked), Reading(stop=asked.stop, seconds=asked.timeout))
+
+    def embed_report(self, prompt: Prompt, **options: Unpack[OptionArguments]) -> EmbedReport:
+        """What a prompt would give away and cost. Nothing is sent and nothing is spent."""
+        asked = read_options(options)
+        prepared = self.preview(prompt, **options)
+        query = Query(prepared.fingerprint, prepared.segments, asked.generation())
+        return EmbedReport(
+            prompt_tokens=prepared.prompt_tokens,
+            private_tokens=prepared.private_tokens,
+            payload_bytes=prepared.payload_bytes,
+            wire_bytes=self._transport.wire_bytes(query, self.info.limits),
+            privacy=self.desk.privacy(prepared),
+            protected=protected_spans(prepared.spans),
+        )
+
+    def preview(self, prompt: Prompt, **options: Unpack[OptionArguments]) -> Prepared:
+        """The prompt with bits of its own, to be looked at and never sent."""
+        asked = read_options(options)
+        return self.desk.preview(self.reader.chat(self.desk.chat(prompt)), asked)
+
+    def _answer(self, spans: Sequence[Span], talk: Conversation, options: Options) -> Answer:
+        release = partial(self._release, spans, options.setting(self.table.spec), talk.name, options)
+        reading = Reading(stop=options.stop, seconds=options.timeout)
+        return Answer(self._course(release, options, talk.ended), reading)
+
+    def _course(self, release: Release, options: Options, ended: Callable[[Answer], None] | None = None) -> Course:
+        send = partial(self._send, options.generation())
+        return Course(release=release, send=send, report=self.desk.privacy, ended=ended, loop=self._loop)
+
+    async def _release(self, spans: Sequence[Span], setting: NoiseSetting, name: str, options: Options) -> Prepared:
+        pieces = cut_spans(spans)
+        tokens = sum(len(piece.token_ids) for piece in pieces)
+        self.info.limits.check(tokens, len(pieces), options.generation())  # before anything is spent
+        if options.clear:
+            return await asyncio.to_thread(self.gate.public, spans)
+        return await asyncio.to_thread(self.gate.release, self.table, spans, setting, name)
+
+    def _send(self, generation: GenerationOptions, prepared: Prepared, traffic: Traffic) -> AsyncGenerator[Event]:
+        query = Query(prepared.fingerprint, prepared.segments, generation)
+        send_once = partial(self._transport.generate, limits=self.info.limits, traffic=traffic)
+        return unbroken(send_once, query, self._patience, self._interrupted)
+
+
+def _unheard(error: UnavailableError, wait: float) -> None:
+    """Nobody asked to be told."""

@@ -9,6 +9,7 @@ DelError
 ├── UnavailableError      the server can't be reached, or is going away
 ├── PrivacyRefusal        the device refuses to send: what was asked exceeds what was allowed
 │   └── LimitExceeded     a limit of the policy: which, by how much, and what would fit
+├── TimedOut              what was allowed to take so long took longer (also a TimeoutError)
 └── EngineError           the language model failed on this query
 
 This module knows nothing of gRPC; service.py and transport.py translate.
@@ -83,6 +84,10 @@ class LimitExceeded(PrivacyRefusal):
         self.bound = bound
         self.largest_mu = largest_mu
         self.most_tokens = most_tokens
+
+
+class TimedOut(DelError, TimeoutError):
+    """What was allowed to take so long took longer."""
 
 
 class EngineError(DelError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from del_client import AsyncClient
+from del_client.codec_cache import CodecCache
 from del_codec import accounting
 from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
@@ -104,23 +107,18 @@ def test_a_public_prompt_is_answered_as_the_model_answers_it(ask: Ask, tiny_mode
 
 
 def test_client_and_server_count_the_same_bytes(server: str, tiny_codec: Path, tmp_path: Path) -> None:
-    import asyncio
-
-    from del_client.codec_cache import CodecCache
-    from del_client.query import GenerationOptions
-    from del_client.session import AsyncClient
-
     async def ask() -> None:
         files = {"tokenizer": tiny_codec / "tokenizer.json", "chat_template": tiny_codec / "chat_template.jinja"}
-        async with AsyncClient(server, **files, cache=CodecCache(tmp_path)) as client:
-            prepared = client.prepare(client.spans("a prompt of some length " * 5))
-            answers = [client.send(prepared, GenerationOptions(max_new_tokens=3)) for _ in range(3)]
-            texts = await asyncio.gather(*(read(answer) for answer in answers))
+        async with AsyncClient(server, **files, cache=CodecCache(tmp_path), ledger=tmp_path / "ledger") as client:
+            first = client.generate("a prompt of some length " * 5, max_new_tokens=3)
+            texts = [await read(first)]
+            again = [client.send(first.prepared, max_new_tokens=3) for _ in range(2)]
+            texts += await asyncio.gather(*(read(answer) for answer in again))
             assert len(set(texts)) == 1  # the same bits, answered greedily
-            for answer in answers:
-                assert answer.finish.wire_bytes == answer.finish.usage.received_bytes
-                assert answer.finish.usage.payload_bytes == prepared.payload_bytes
-                assert answer.finish.usage.private_tokens == prepared.private_tokens
+            for answer in (first, *again):
+                assert answer.finish.wire_bytes == answer.usage.received_bytes
+                assert answer.usage.payload_bytes == first.prepared.payload_bytes
+                assert answer.usage.private_tokens == first.prepared.private_tokens
 
     async def read(answer: Any) -> str:
         return "".join([delta.text async for delta in answer])

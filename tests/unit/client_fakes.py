@@ -13,6 +13,7 @@ import grpc.aio
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from del_client.loop_thread import LoopThread
 from del_codec.spec import CodecSpec, Measured
 from del_codec.table import LatentTable
 from del_codec.v1 import inference_pb2 as pb
@@ -185,3 +186,18 @@ class Serving:
 
     async def __aexit__(self, *exception: object) -> None:
         await self._server.stop(None)
+
+
+class ServingThread:
+    """`with ServingThread(FakeServer(codec)) as address`, for tests without an event loop."""
+
+    def __init__(self, servicer: FakeServer) -> None:
+        self._serving = Serving(servicer)
+        self._loop = LoopThread()
+
+    def __enter__(self) -> str:
+        return self._loop.run(self._serving.__aenter__())
+
+    def __exit__(self, *exception: object) -> None:
+        self._loop.run(self._serving.__aexit__())
+        self._loop.close()

@@ -47,10 +47,23 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 assert not {name for name in sys.modules if name == "grpc" or name.startswith("google.")}
 """
-    outside = [
-        name
-        for name in MODULES
-        if not name.startswith(("del_client.transport", "del_client.session", "del_client.commands"))
-    ]
+    users = ("transport", "session", "client", "talk", "commands")
+    outside = [name for name in MODULES if name.split(".")[1] not in users]
     result = run(code, *outside)
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_the_package_names_is_there_and_imported_only_when_used() -> None:
+    code = """
+import sys, del_client
+assert not [name for name in sys.modules if name.startswith(("numpy", "grpc", "tokenizers", "del_client."))]
+assert dir(del_client) == del_client.__all__ == sorted(del_client.__all__)
+for name in del_client.__all__:
+    assert getattr(del_client, name).__name__ == name
+try:
+    del_client.Server
+except AttributeError as error:
+    assert "Server" in str(error)
+"""
+    result = run(code)
     assert result.returncode == 0, result.stderr

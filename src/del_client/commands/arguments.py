@@ -1,15 +1,20 @@
-"""What several commands read from their arguments: the prompt, its spans, the setting, the connection."""
+"""What several commands read from their arguments: the prompt, its messages, the options, the connection."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from del_client.defaults import DEFAULT_BITS, default_mu, range_warning
-from del_client.prompt import MAX_PROMPT_CHARS, Message, PromptReader, Span
-from del_client.session import AsyncClient
-from del_codec.errors import InvalidValue
-from del_codec.noise import NoiseSetting
+from del_client.client import Client
+from del_client.colours import Paint
+from del_client.defaults import range_warning
+from del_client.options import OptionArguments
+from del_client.policy import Policy
+from del_client.prompt import MAX_PROMPT_CHARS, Message
+from del_client.retrying import Patience
+from del_client.terminal import one_line
+from del_codec.errors import InvalidValue, UnavailableError
+from del_codec.release import check_delta
 from del_codec.spec import CodecSpec
 
 
@@ -29,29 +34,67 @@ def read_prompt(argument: str | None) -> str:
         raise InvalidValue("prompt", f"not UTF-8 at byte {error.start}", "write it in UTF-8") from None
 
 
-def read_spans(reader: PromptReader, prompt: str, arguments: argparse.Namespace) -> list[Span]:
-    """The prompt's spans, after a public system message if there is one, or as plain text."""
-    if arguments.plain:
-        if arguments.system is not None:
-            raise InvalidValue("system", arguments.system, "leave it out with --plain: a plain text has no system part")
-        return reader.text(prompt)
-    messages = [] if arguments.system is None else [Message("system", arguments.system, public=True)]
+def read_messages(prompt: str, arguments: argparse.Namespace) -> list[Message]:
+    """The prompt as a private message, after a public system message if there is one."""
+    if arguments.plain and arguments.system is not None:
+        raise InvalidValue("system", arguments.system, "leave it out with --plain: a plain text has no system part")
     if not prompt:
         raise InvalidValue("prompt", prompt, "write at least one character")
-    return reader.chat([*messages, Message("user", prompt)])
+    before = [] if arguments.system is None else [Message("system", arguments.system, public=True)]
+    return [*before, Message("user", prompt)]
 
 
-def read_setting(spec: CodecSpec, arguments: argparse.Namespace) -> NoiseSetting:
-    """--mu and --bits, each by the default rule where absent; warns where the codec was not trained for it."""
-    bits = DEFAULT_BITS if arguments.bits is None else arguments.bits
-    mu = default_mu(spec) if arguments.mu is None else arguments.mu
-    setting = NoiseSetting.from_mu(mu, spec.dim, bits)
-    warning = range_warning(spec, mu)
+def read_noise(arguments: argparse.Namespace) -> OptionArguments:
+    """--mu and --bits."""
+    return {"mu": arguments.mu, "bits": arguments.bits}
+
+
+def read_options(arguments: argparse.Namespace) -> OptionArguments:
+    """Noise and sampling."""
+    return {
+        **read_noise(arguments),
+        "max_new_tokens": arguments.max_tokens or 0,
+        "temperature": arguments.temperature,
+        "top_p": arguments.top_p,
+        "top_k": arguments.top_k,
+        "seed": arguments.seed,
+        "timeout": arguments.timeout,
+    }
+
+
+def read_policy(arguments: argparse.Namespace) -> Policy:
+    """The policy that is named, or one without limits."""
+    return Policy.load(arguments.policy) if arguments.policy else Policy()
+
+
+def read_delta(arguments: argparse.Namespace, policy: Policy) -> float:
+    """--delta, or the policy's. Raises InvalidValue for none, PrivacyRefusal for one that the policy excludes."""
+    if arguments.delta is not None:
+        check_delta(arguments.delta)
+    return policy.delta_for(arguments.delta)
+
+
+def warn_of_range(spec: CodecSpec, mu: float | None) -> None:
+    """Tell a user whose mu is not what the codec was trained for."""
+    warning = None if mu is None else range_warning(spec, mu)
     if warning:
         sys.stderr.write(f"warning: {warning}\n")
-    return setting
 
 
-def connect(arguments: argparse.Namespace) -> AsyncClient:
-    """The client, not yet connected."""
-    return AsyncClient(arguments.server, tokenizer=arguments.tokenizer, chat_template=arguments.chat_template)
+def connected(arguments: argparse.Namespace, policy: Policy) -> Client:
+    """The client that arguments describe, to be entered."""
+    return Client(
+        arguments.server,
+        policy=policy,
+        ledger=arguments.ledger,
+        tokenizer=arguments.tokenizer,
+        chat_template=arguments.chat_template,
+        patience=Patience(arguments.patience),
+        interrupted=_tell,
+    )
+
+
+def _tell(error: UnavailableError, wait: float) -> None:
+    line = f"{one_line(str(error))}; trying again in {wait:.1f} s\n"
+    sys.stderr.write(Paint.of(sys.stderr).dim(line))
+    sys.stderr.flush()

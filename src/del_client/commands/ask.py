@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 from dataclasses import asdict
 from typing import Any
 
-from del_client.commands.arguments import connect, read_prompt, read_setting, read_spans
-from del_client.prepared import Prepared
-from del_client.prompt import as_public
-from del_client.query import GenerationOptions
+from del_client.answer import Answer
+from del_client.client import Client
+from del_client.commands.arguments import (
+    connected,
+    read_delta,
+    read_messages,
+    read_options,
+    read_policy,
+    read_prompt,
+    warn_of_range,
+)
+from del_client.options import Options
 from del_client.report import PrivacyReport, measured_sentence
-from del_client.session import Answer, AsyncClient
 from del_client.terminal import safe
 from del_codec.spec import CodecSpec
 
@@ -23,42 +29,38 @@ _FP16_BYTES = 2
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask and print; 0."""
-    options = GenerationOptions(
-        max_new_tokens=arguments.max_tokens or 0,
-        temperature=arguments.temperature,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-    )
-    asyncio.run(_ask(arguments, read_prompt(arguments.prompt), options))
+    options = {**read_options(arguments), "stop": arguments.stop, "clear": arguments.public}
+    Options(**options)  # bad input is told before a server is asked for anything
+    policy = read_policy(arguments)
+    delta = read_delta(arguments, policy)
+    prompt = read_prompt(arguments.prompt)
+    messages = read_messages(prompt, arguments)
+    with connected(arguments, policy) as client:
+        warn_of_range(client.table.spec, arguments.mu)
+        answer = client.complete(prompt, **options) if arguments.plain else client.generate(messages, **options)
+        for piece in answer:
+            if not arguments.json:
+                sys.stdout.write(safe(piece.text))
+                sys.stdout.flush()
+        _print_figures(arguments, client, answer, delta, prompt)
     return 0
 
 
-async def _ask(arguments: argparse.Namespace, prompt: str, options: GenerationOptions) -> None:
-    async with connect(arguments) as client:
-        spans = read_spans(client.reader, prompt, arguments)
-        if arguments.public:
-            spans = as_public(spans)
-        prepared = client.prepare(spans, read_setting(client.table.spec, arguments))
-        report = client.privacy(prepared, arguments.delta)
-        answer = client.send(prepared, options)
-        pieces = []
-        async for delta in answer:
-            pieces.append(delta.text)
-            if not arguments.json:
-                sys.stdout.write(safe(delta.text))
-                sys.stdout.flush()
-    figures = {"text": "".join(pieces), **_traffic(client, prepared, answer), "plain_text_bytes": len(prompt.encode())}
-    figures |= _privacy(client, prepared, report)
+def _print_figures(arguments: argparse.Namespace, client: Client, answer: Answer, delta: float, prompt: str) -> None:
+    report = client.desk.privacy(answer.prepared, delta)
+    figures = {"text": answer.text, **_traffic(client, answer), "plain_text_bytes": len(prompt.encode())}
+    figures |= _privacy(client, answer, report)
     if arguments.json:
         sys.stdout.write(json.dumps(figures) + "\n")
         return
     sys.stdout.write("\n")
     sys.stdout.flush()
-    sys.stderr.write(_summary(figures, report, client.table.spec))
+    if not arguments.quiet:
+        sys.stderr.write(_summary(figures, report, client.table.spec))
 
 
-def _traffic(client: AsyncClient, prepared: Prepared, answer: Answer) -> dict[str, Any]:
-    width = client.table.spec.embedding_width
+def _traffic(client: Client, answer: Answer) -> dict[str, Any]:
+    width, prepared = client.table.spec.embedding_width, answer.prepared
     return {
         "finish_reason": answer.finish.reason,
         "prompt_tokens": prepared.prompt_tokens,
@@ -72,12 +74,16 @@ def _traffic(client: AsyncClient, prepared: Prepared, answer: Answer) -> dict[st
     }
 
 
-def _privacy(client: AsyncClient, prepared: Prepared, report: PrivacyReport | None) -> dict[str, Any]:
+def _privacy(client: Client, answer: Answer, report: PrivacyReport | None) -> dict[str, Any]:
     """The certificate's figures; null where nothing was private, since nothing was protected then."""
     names = ("mu", "bits", "delta", "epsilon_token", "epsilon_prompt", "cap_uniform", "cap_prior", "attack_recovered")
     if report is None:
         return dict.fromkeys(names)
-    return {**asdict(report), "mu": round(report.mu, 3), "attack_recovered": client.attack_recovered(prepared)}
+    return {
+        **asdict(report),
+        "mu": round(report.mu, 3),
+        "attack_recovered": client.desk.attack_recovered(answer.prepared),
+    }
 
 
 def _summary(figures: dict[str, Any], report: PrivacyReport | None, spec: CodecSpec) -> str:

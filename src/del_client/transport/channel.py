@@ -86,13 +86,17 @@ class Transport:
         finally:
             call.cancel()
 
+    def wire_bytes(self, query: Query, limits: Limits) -> int:
+        """Bytes of the messages that a query takes, with gRPC's prefix; nothing is sent."""
+        return sum(messages.wire_size(request) for request in messages.requests(1, query, limits.message_bytes))
+
     async def generate(self, query: Query, limits: Limits, traffic: Traffic | None = None) -> AsyncGenerator[Event]:
         """Send a query once and yield its deltas and, last, its Finish. Leaving the iterator cancels the query.
 
         `traffic` goes on counting where it stands. Raises InvalidValue, before anything is sent, for what the limits
         exclude, and any error of the server's.
         """
-        limits.check(query)
+        limits.check(query.prompt_tokens, len(query.segments), query.options)
         traffic = traffic or Traffic()
         if self._closed:
             raise UnavailableError(f"the connection to {self._server} was closed")

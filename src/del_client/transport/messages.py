@@ -14,6 +14,7 @@ from del_client.query import (
     ServerInfo,
     Timings,
     TokenDelta,
+    TokenLogprobs,
     Usage,
 )
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
@@ -96,6 +97,7 @@ def _options(options: GenerationOptions) -> pb.GenerationOptions:
         top_p=options.top_p if options.top_p < 1 else 0,
         top_k=options.top_k,
         seed=options.seed,
+        logprobs=options.logprobs,
     )
 
 
@@ -119,7 +121,11 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
 
 def token_delta(message: pb.TokenDelta) -> TokenDelta:
     """One piece of an answer."""
-    return TokenDelta(tuple(message.token_ids), message.text)
+    logprobs = tuple(
+        TokenLogprobs(position.logprob, tuple((top.token_id, top.logprob) for top in position.top))
+        for position in message.logprobs
+    )
+    return TokenDelta(tuple(message.token_ids), message.text, logprobs)
 
 
 def finish(message: pb.FinishedQuery, wire_bytes: int) -> Finish:
