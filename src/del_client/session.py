@@ -102,12 +102,17 @@ class Session:
         self.desk = Desk(self.table, self.reader, self.policy)
 
     @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger, opened when it is first needed."""
+        if isinstance(self._ledger, Ledger):
+            return self._ledger
+        self._own_ledger = Ledger(self._ledger)
+        return self._own_ledger
+
+    @cached_property
     def gate(self) -> Gate:
-        """The one door for what leaves; the ledger is opened with it."""
-        ledger = self._ledger
-        if not isinstance(ledger, Ledger):
-            ledger = self._own_ledger = Ledger(ledger)
-        return Gate(self.policy, ledger, self.server)
+        """The one door for what leaves."""
+        return Gate(self.policy, self.ledger, self.server)
 
     def generate(self, prompt: Prompt, **options: Unpack[OptionArguments]) -> Answer:
         """The answer to a question, or to the last message of a chat; see Options for the keyword arguments.

@@ -158,6 +158,12 @@ class TestCommands:
         assert "private tokens guessed right (a preview: what is sent is drawn anew)" in joined
         assert len(server.streams[-1]) == 1
 
+    async def test_the_budget_is_the_ledgers(self, command: list[str], environment: dict[str, str]) -> None:
+        _, out, _ = await chat(command, environment, "/budget", "hi", "/budget")
+        assert out[0] == "nothing was sent privately"
+        rows = [line.split() for line in out if re.match("[0-9a-f]{8}", line)]
+        assert [row[1:3] for row in rows] == [["1", "2"]]
+
     async def test_help_and_quit(self, command: list[str], environment: dict[str, str], server: FakeServer) -> None:
         _, out, _ = await chat(command, environment, "/help", "/quit", "hi")
         assert {line.split()[0].rstrip(":,") for line in out[:7]} == {

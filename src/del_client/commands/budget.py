@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.accept_clock:
             return _accept_clock(ledger)
         found = budget(ledger, policy, arguments.by, arguments.last)
-    sys.stdout.write(_json(found) if arguments.json else _text(found, policy))
+    sys.stdout.write(_json(found) if arguments.json else account(found, policy))
     return 0
 
 
@@ -65,7 +65,8 @@ def _json(found: Budget) -> str:
     return json.dumps(figures) + "\n"
 
 
-def _text(found: Budget, policy: Policy) -> str:
+def account(found: Budget, policy: Policy) -> str:
+    """What was given away, and what the policy leaves, for a terminal."""
     lines = [_row(found, row) for row in found.rows] or ["nothing was sent privately"]
     if found.rows:
         head = f"{found.by:<24} {'prompts':>7} {'tokens':>8} {'rho':>10} {'epsilon':>10}"

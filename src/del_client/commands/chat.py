@@ -10,12 +10,17 @@ import contextlib
 import sys
 from collections.abc import Iterable
 
+from del_client.client import Client
 from del_client.colours import Paint
 from del_client.commands.arguments import connected, read_options, read_policy, warn_of_range
+from del_client.commands.budget import account
 from del_client.options import Options
+from del_client.policy import Policy
+from del_client.spending import budget
 from del_client.talk import Talk
 from del_client.terminal import one_line
 
+_CONVERSATIONS_SHOWN = 5
 _BLOCK = '"""'
 
 
@@ -23,9 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Talk until the user ends it; 0."""
     options = read_options(arguments)
     Options(**options)
-    with connected(arguments, read_policy(arguments)) as client:
+    policy = read_policy(arguments)
+    with connected(arguments, policy) as client:
         warn_of_range(client.table.spec, arguments.mu)
-        talk = Talk(client, arguments.system, options, sys.stdout, lambda: "")
+        talk = Talk(client, arguments.system, options, sys.stdout, lambda: _account(client, policy))
         if sys.stdin.isatty():
             _edit_lines(talk.commands)
             greeting = f"{one_line(client.info.model)} at {client.server}; /help lists what else may be typed\n"
@@ -37,6 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
                 except KeyboardInterrupt:
                     sys.stdout.write("\n")
     return 0
+
+
+def _account(client: Client, policy: Policy) -> str:
+    return account(budget(client.ledger, policy, "conversation", _CONVERSATIONS_SHOWN), policy)
 
 
 def read_text() -> str:
