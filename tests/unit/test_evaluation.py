@@ -210,7 +210,7 @@ def test_the_table_and_the_json_say_what_was_measured() -> None:
         "| wiki | 5 | 1 | 2 | 20.0 | -0.25 ± 0.01 | -0.27 to -0.23 | 0.050 ± 0.010 | **0.123 ± 0.010** "
         "| 2.50 (8.0) | 0.200 | 20.0 |"
     )
-    written = json.loads(json.dumps(to_json(measured, [], {"count": 7})))
+    written = json.loads(json.dumps(to_json(measured, [], [], {"count": 7})))
     assert written["schema"] == "del-evaluation/1"
     assert written["facts"] == {"count": 7}
     assert written["texts"][0]["perplexities"] == {"floor": 90.0, "ceiling": 20.0, "plain": 25.0}
@@ -221,7 +221,7 @@ def test_what_can_not_be_told_is_null_in_the_json() -> None:
     alone = Estimate.of([0.5])
     assert math.isnan(alone.error)
     measured = dataclasses.replace(row("wiki", 5, 1, 0.1, 0.2), nll=alone)
-    written = to_json([result(measured)], [], {})
+    written = to_json([result(measured)], [], [], {})
     assert written["texts"][0]["rows"][0]["nll"] == {"mean": 0.5, "error": None, "low": None, "high": None}
 
 

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from del_codec.errors import InvalidValue
+from del_codec.noise import NoiseSetting
 from del_codec.shipped import DEVICE_FILE
 from del_codec.spec import Measured
 from del_codec.table import LatentTable
 from del_server.commands.train import DTYPES, hub_tokenizer, separator_id
 from del_server.evaluation.attacks import ATTACKS
 from del_server.evaluation.contest import contest, rival_table, rivals
+from del_server.evaluation.generation import GenerationRow, Passages, Writer, generation_table
 from del_server.evaluation.inversion import InversionConfig
 from del_server.evaluation.report import heading, measured, table, to_json
+from del_server.evaluation.sentence import SentenceEncoder
 from del_server.evaluation.study import Study, Windows
 from del_server.models import load_model
 from del_server.training.text import Ids, read_texts, tokenize
@@ -37,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--baselines", action="store_true", help="measure rivals on the same windows as well")
     parser.add_argument("--eta", type=float, nargs="+", default=[100.0, 200.0, 400.0], help="of metric-DP")
     parser.add_argument("--epsilon", type=float, nargs="+", default=[1.0, 6.0, 16.0], help="of RANTEXT")
+    parser.add_argument("--generate", type=int, default=0, metavar="N", help="write on after N passages: COH and PPL")
+    parser.add_argument("--sentence-model", type=Path, metavar="DIR", help="for COH (default: all-MiniLM-L6-v2)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything measured to OUT")
     parser.add_argument("--record", action="store_true", help="write the rows into the codecs (fingerprints change)")
 
@@ -78,9 +83,12 @@ def run(arguments: argparse.Namespace) -> None:
     print(table(results))
     if rows:
         print(f"\n{rival_table(rows)}")
+    written = bench.write(arguments.text, grid) if arguments.generate else []
+    if written:
+        print(f"\n{generation_table(written)}")
     if arguments.json:
         facts = {name: _plain(value) for name, value in vars(arguments).items() if name not in ("json", "record")}
-        arguments.json.write_text(json.dumps(to_json(results, rows, facts), indent=1) + "\n")
+        arguments.json.write_text(json.dumps(to_json(results, rows, written, facts), indent=1) + "\n")
     if arguments.record:
         for folder in arguments.codec:
             record(folder, measured(results))
@@ -119,7 +127,17 @@ class Bench:
         stream = self.stream(path)
         return Windows.of(name, stream, count=told.count, prompt=told.prompt, continuation=told.continuation)
 
-    def train_attacks(self, settings: Sequence[Any]) -> None:
+    def write(self, paths: Sequence[Path], grid: Sequence[tuple[float, NoiseSetting]]) -> list[GenerationRow]:
+        """Generated text, scored. Raises ArtifactError if there is no sentence encoder."""
+        told = self.arguments
+        writer = Writer(self.study, self.tokenizer, SentenceEncoder(told.sentence_model, self.study.device))
+        rows = []
+        for path in paths:
+            name = f"{path.parent.name}/{path.name}"
+            rows += writer.rows(Passages.of(name, read_texts(path), self.tokenizer, told.generate), grid)
+        return rows
+
+    def train_attacks(self, settings: Sequence[NoiseSetting]) -> None:
         """Train the inversion attack on the public text that was given. Raises InvalidValue if there is none."""
         told = self.arguments
         if not told.attack_text:

@@ -10,20 +10,27 @@ from typing import Any
 from del_codec.spec import Measured
 from del_server.evaluation.contest import RivalRow
 from del_server.evaluation.estimate import CONFIDENCE
+from del_server.evaluation.generation import GenerationRow
 from del_server.evaluation.leakage import DELTA
 from del_server.evaluation.study import Row, TextResult
 
 SCHEMA = "del-evaluation/1"
 
 
-def to_json(results: Sequence[TextResult], rivals: Sequence[RivalRow], facts: dict[str, Any]) -> dict[str, Any]:
-    """Everything measured, for machines. rivals: rows of a contest; facts: how (the command's own settings).
+def to_json(
+    results: Sequence[TextResult],
+    rivals: Sequence[RivalRow],
+    generated: Sequence[GenerationRow],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Everything measured, for machines. rivals: rows of a contest; generated: of writing on; facts: how.
 
     What is not a number becomes null.
     """
     measured = [asdict(result) for result in results]
     found = {"schema": SCHEMA, "confidence": CONFIDENCE, "delta": DELTA, "facts": facts, "texts": measured}
     found["rivals"] = [asdict(row) for row in rivals]
+    found["generated"] = [asdict(row) for row in generated]
     plain: dict[str, Any] = without_nan(found)
     return plain
 
