@@ -1,8 +1,9 @@
 """A codec's folder, and the codec as a server serves it.
 
 Folder: config.json (shapes of the decoder), device.safetensors (the device's half), decoder.safetensors,
-soft_prompt/ (a PEFT prompt-tuning adapter), tokenizer.json, chat_template.jinja, README.md (its card), and tasks/NAME/
-for each task: a soft prompt of its own (tasks.py).
+soft_prompt/ (a PEFT prompt-tuning adapter), lora/ (a PEFT LoRA adapter, where it was trained with one),
+tokenizer.json, chat_template.jinja, README.md (its card), and tasks/NAME/ for each task: a soft prompt of its own
+(tasks.py).
 Knows nothing of engines or gRPC. Only safetensors are read; nothing is unpickled.
 """
 
@@ -28,6 +29,7 @@ from del_codec.projection import ProjectionConfig, build_decoder
 from del_codec.shipped import CHAT_TEMPLATE_FILE, DEVICE_FILE, TOKENIZER_FILE
 from del_codec.spec import CodecSpec
 from del_codec.table import LatentTable
+from del_server import lora
 from del_server.decoder import PromptDecoder
 from del_server.soft_prompt import read_soft_prompt, write_soft_prompt
 from del_server.tasks import ServedTask, load_tasks
@@ -58,13 +60,15 @@ def input_embeddings(model: Any) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ServedCodec:
-    """A live codec: the device's half as bytes, its tasks by name, and segments to embeddings."""
+    """A live codec: the device's half as bytes, its tasks by name, segments to embeddings, and the name of its LoRA in
+    the model, if it has one."""
 
     table: LatentTable
     device_bytes: bytes
     tasks: Mapping[str, ServedTask]
     soft_prompt: Tensor
     decoder: PromptDecoder
+    adapter: str | None = None
 
     @classmethod
     def load(cls, folder: Path, model: Any) -> ServedCodec:
@@ -93,7 +97,9 @@ class ServedCodec:
         _load_weights(network, folder / DECODER_FILE)
         soft = read_soft_prompt(folder / SOFT_PROMPT_FOLDER, spec.embedding_width).to(embeddings)
         tasks = load_tasks(folder, embeddings)
-        return cls(table, (folder / DEVICE_FILE).read_bytes(), tasks, soft, PromptDecoder(table, network, embeddings))
+        decoder = PromptDecoder(table, network, embeddings)
+        adapter = _load_adapter(folder / LORA_FOLDER, model, table.fingerprint)
+        return cls(table, (folder / DEVICE_FILE).read_bytes(), tasks, soft, decoder, adapter)
 
     @property
     def fingerprint(self) -> str:
@@ -125,6 +131,15 @@ class ServedCodec:
         if not any(isinstance(segment, PrivateSegment) for segment in segments):
             return decoded
         return torch.cat([self.soft_prompt_of(task), decoded])
+
+
+def _load_adapter(folder: Path, model: Any, fingerprint: str) -> str | None:
+    """Add the LoRA of a codec's folder to the model; its name, or None where there is none."""
+    if not folder.is_dir():
+        return None
+    name = f"codec_{fingerprint[:16]}"
+    lora.load_lora(model, name, folder)
+    return name
 
 
 def save_codec(

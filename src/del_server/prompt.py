@@ -37,6 +37,11 @@ class Prompt:
         """Tokens that the codec puts in front."""
         return len(self._codec.soft_prompt_of(self._task)) if self._codec and self.private_tokens else 0
 
+    @property
+    def adapter(self) -> str | None:
+        """The LoRA that the model has for this prompt; none where nothing in it is private."""
+        return self._codec.adapter if self._codec and self.private_tokens else None
+
     def add(self, segment: Segment, most: int) -> None:
         """Append a segment to a prompt of at most `most` tokens. Raises InvalidValue, FrameError or UnknownCodec."""
         if len(self._segments) == self._backend.limits.segments:

@@ -106,7 +106,7 @@ class Query:
             if self.cancelled:
                 return Reason.CANCELLED
             self.prompt.count()
-            self._generation = self._backend.engine.submit(prompt, self._opening.sampling)
+            self._generation = self._backend.engine.submit(prompt, self._opening.sampling, self.prompt.adapter)
             del prompt
             try:
                 finish = await self._answer(self._generation, ended, send)

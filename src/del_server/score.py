@@ -52,7 +52,7 @@ class Question:
             prompt, timings.decode = await self.prompt.embed()
             waited = time.perf_counter() - asked - timings.decode
             self.prompt.count()
-            scoring = self._backend.engine.score(prompt, self._candidates)
+            scoring = self._backend.engine.score(prompt, self._candidates, self.prompt.adapter)
             del prompt
             try:
                 scored = await scoring.result()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,10 @@ import torch
 
 from del_codec.errors import ArtifactError, InvalidValue
 from del_server import lora
+from del_server.codec import ServedCodec
+from del_server.commands import train
+from del_server.engine.base import Sampling, Token
+from del_server.engine.transformers import EngineConfig, TransformersEngine
 
 IDS = torch.arange(10).unsqueeze(0)
 
@@ -103,3 +110,46 @@ def test_a_damaged_or_foreign_adapter_is_refused(model: Any, tmp_path: Path) -> 
     config.write_text(json.dumps({"peft_type": "PROMPT_TUNING"}))
     with pytest.raises(ArtifactError, match="expected LORA"):
         lora.load_lora(model, "kind", tmp_path)
+
+
+async def test_an_engine_gives_each_prompt_the_adapter_that_it_names(model: Any) -> None:
+    changed(model, "one")
+    engine = TransformersEngine(model, EngineConfig())
+    prompt = model.get_input_embeddings()(IDS[0]).detach()
+    sampling = Sampling(8, ignore_eos=True, logprobs=0)
+
+    async def answer(adapter: str | None) -> list[tuple[int, float]]:
+        events = [event async for event in engine.submit(prompt, sampling, adapter)]
+        return [(event.token_id, event.logprobs.chosen) for event in events if isinstance(event, Token)]
+
+    await engine.start()
+    try:
+        plain, adapted = await answer(None), await answer("one")
+        assert plain != adapted
+        assert await asyncio.gather(answer("one"), answer(None), answer("one")) == [adapted, plain, adapted]
+        scored = await engine.score(prompt, [[token for token, _ in adapted]], "one").result()
+        assert scored.logprobs[0] == pytest.approx([logprob for _, logprob in adapted], abs=1e-4)
+    finally:
+        await engine.stop()
+
+
+def test_a_codec_trained_with_lora_is_served_with_it(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    text, out = tmp_path / "text.txt", tmp_path / "codec"
+    text.write_text("ab" * 3000)
+    parser = argparse.ArgumentParser()
+    train.add_arguments(parser)
+    words = f"--model {tiny_model} --text {text} --out {out} --dim 8 --batch 4 --steps 6 --reference-steps 3 --lora 2"
+    train.run(parser.parse_args(words.split()))
+    assert json.loads((out / "lora" / "adapter_config.json").read_text())["r"] == 2
+    references = [safetensors.torch.load_file(out / "references" / n / lora.WEIGHTS_FILE) for n in ("floor", "ceiling")]
+    assert all(any(bool(tensor.any()) for name, tensor in r.items() if "lora_B" in name) for r in references)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    plain = model(IDS).logits
+    codec = ServedCodec.load(out, model)
+    assert codec.adapter is not None
+    assert torch.equal(logits(model, None), plain)
+    assert not torch.equal(logits(model, codec.adapter), plain)
+    shutil.rmtree(out / "lora")
+    assert ServedCodec.load(out, model).adapter is None

@@ -180,16 +180,17 @@ class Engine(ABC):
         """End all generations with UnavailableError and free the model's worker."""
 
     @abstractmethod
-    def submit(self, prompt: Tensor, sampling: Sampling) -> Generation:
-        """Queue a prompt [T, D].
+    def submit(self, prompt: Tensor, sampling: Sampling, adapter: str | None = None) -> Generation:
+        """Queue a prompt [T, D]; adapter: the name of a LoRA that the model has for this prompt alone.
 
         Raises InvalidValue for a prompt that the model must not see, ExhaustedError if the queue is full,
         UnavailableError if the engine has stopped.
         """
 
     @abstractmethod
-    def score(self, prompt: Tensor, candidates: Sequence[Sequence[int]]) -> Scoring:
-        """Queue a prompt [T, D] and continuations of it, ids each, to be judged one apart from the other.
+    def score(self, prompt: Tensor, candidates: Sequence[Sequence[int]], adapter: str | None = None) -> Scoring:
+        """Queue a prompt [T, D] and continuations of it, ids each, to be judged one apart from the other; adapter as in
+        submit.
 
         Raises what submit does, and InvalidValue for candidates that the model can't take.
         """

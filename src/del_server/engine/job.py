@@ -19,9 +19,13 @@ from del_server.engine.base import Reason
 
 
 class Job(ABC):
-    """A prompt with a key-value cache of its own; `on_cancel` hears of its cancellation, once."""
+    """A prompt with a key-value cache of its own; `on_cancel` hears of its cancellation, once.
 
-    def __init__(self, prompt: Tensor, on_cancel: Callable[[Job], None]) -> None:
+    adapter: the LoRA that the model must have at each of its steps.
+    """
+
+    def __init__(self, prompt: Tensor, adapter: str | None, on_cancel: Callable[[Job], None]) -> None:
+        self.adapter = adapter
         self.cancelled = False
         self._prompt: Tensor | None = prompt
         self._cache: DynamicCache | None = None

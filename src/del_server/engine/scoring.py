@@ -28,8 +28,14 @@ GROUP_CACHE = 8192
 class ScoringJob(Job, Scoring):
     """The scoring of one prompt's candidates, one group a step."""
 
-    def __init__(self, prompt: Tensor, candidates: Sequence[Sequence[int]], on_cancel: Callable[[Job], None]) -> None:
-        super().__init__(prompt, on_cancel)
+    def __init__(
+        self,
+        prompt: Tensor,
+        candidates: Sequence[Sequence[int]],
+        adapter: str | None,
+        on_cancel: Callable[[Job], None],
+    ) -> None:
+        super().__init__(prompt, adapter, on_cancel)
         self._candidates = candidates
         self._groups = groups(candidates, len(prompt))
         self._logprobs: list[list[float]] = [[] for _ in candidates]

@@ -17,9 +17,14 @@ class Sequence(Job, Generation):
     """A generation, one token a step."""
 
     def __init__(
-        self, prompt: Tensor, sampling: Sampling, capacity: Capacity, on_cancel: Callable[[Job], None]
+        self,
+        prompt: Tensor,
+        sampling: Sampling,
+        capacity: Capacity,
+        adapter: str | None,
+        on_cancel: Callable[[Job], None],
     ) -> None:
-        super().__init__(prompt, on_cancel)
+        super().__init__(prompt, adapter, on_cancel)
         self._sampling, self._capacity = sampling, capacity
         self._length = len(prompt)
         self._position = sampling.position

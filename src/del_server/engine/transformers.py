@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from del_codec.errors import DelError, EngineError, ExhaustedError, UnavailableError
+from del_server import lora
 from del_server.engine.base import (
     Capacity,
     Engine,
@@ -87,18 +88,18 @@ class TransformersEngine(Engine):
             self._changed.notify()
         await asyncio.to_thread(self._thread.join)
 
-    def submit(self, prompt: Tensor, sampling: Sampling) -> Generation:
+    def submit(self, prompt: Tensor, sampling: Sampling, adapter: str | None = None) -> Generation:
         """See Engine."""
         check_prompt(prompt, self.capacity)
-        sequence = Sequence(prompt, sampling, self.capacity, on_cancel=self._forget)
+        sequence = Sequence(prompt, sampling, self.capacity, adapter, on_cancel=self._forget)
         self._queue(sequence)
         return sequence
 
-    def score(self, prompt: Tensor, candidates: SequenceOf[SequenceOf[int]]) -> Scoring:
+    def score(self, prompt: Tensor, candidates: SequenceOf[SequenceOf[int]], adapter: str | None = None) -> Scoring:
         """See Engine."""
         check_prompt(prompt, self.capacity)
         check_candidates(candidates, len(prompt), self.capacity)
-        job = ScoringJob(prompt, candidates, on_cancel=self._forget)
+        job = ScoringJob(prompt, candidates, adapter, on_cancel=self._forget)
         self._queue(job)
         return job
 
@@ -173,6 +174,7 @@ class TransformersEngine(Engine):
             self._retire(job).end(Reason.CANCELLED)
             return
         try:
+            lora.use(self._model, job.adapter)
             reason = job.step(self._model, self._config.prefill_chunk)
         except Exception as error:
             logger.exception("a query failed in the model")
@@ -193,6 +195,7 @@ class TransformersEngine(Engine):
     def _probe(self) -> None:
         """A prefill and a decode step of a prompt of two tokens; the outcome is the engine's health."""
         try:
+            lora.use(self._model, None)
             ids = torch.zeros((1, 2), dtype=torch.long, device=self.capacity.device)
             cache = DynamicCache(config=self._model.config)
             forward(self._model, cache, inputs_embeds=self._model.get_input_embeddings()(ids))

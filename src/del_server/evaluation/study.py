@@ -98,8 +98,7 @@ class Study:
                 "codec", [str(f) for f in folders], "codecs studied together have one dim: the same kind"
             )
         self.readers = [
-            Readers.load(folder, codec.soft_prompt, self.judge)
-            for folder, codec in zip(folders, self.codecs, strict=True)
+            Readers.load(folder, codec, self.judge) for folder, codec in zip(folders, self.codecs, strict=True)
         ]
         log_prior = torch.from_numpy(np.log(self.codecs[0].table.prior)).to(self.device, torch.float32)
         prior = LanguagePrior(model, torch.from_numpy(prefix).to(self.device), log_prior)

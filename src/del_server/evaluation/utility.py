@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from del_codec.errors import ArtifactError
-from del_server.codec import LORA_FOLDER, REFERENCES_FILE, REFERENCES_FOLDER
+from del_server.codec import REFERENCES_FILE, REFERENCES_FOLDER, ServedCodec
 from del_server.lora import load_lora
 from del_server.training.objective import Judge, token_nll
 
@@ -59,23 +59,22 @@ class Readers:
     plain: Reader
 
     @classmethod
-    def load(cls, folder: Path, soft_prompt: Tensor, judge: Judge) -> Readers:
-        """Of a codec's folder; its LoRAs are added to the judge's model. Raises ArtifactError without references."""
+    def load(cls, folder: Path, codec: ServedCodec, judge: Judge) -> Readers:
+        """Of a codec and its folder; the references' LoRAs are added to the judge's model.
+
+        Raises ArtifactError without references.
+        """
         path = folder / REFERENCES_FILE
         try:
             soft = safetensors.torch.load_file(path)
             floor, ceiling = (soft[name].float().to(judge.embeddings.device) for name in ("floor", "ceiling"))
         except (OSError, KeyError, safetensors.SafetensorError) as error:
             raise ArtifactError(f"{path} holds no floor and ceiling: {error}; train again") from None
-        served, lowest, highest = (
-            Reader(judge, prompt, _load_adapter(judge.model, where))
-            for where, prompt in (
-                (folder / LORA_FOLDER, soft_prompt),
-                (folder / REFERENCES_FOLDER / "floor", floor),
-                (folder / REFERENCES_FOLDER / "ceiling", ceiling),
-            )
+        lowest, highest = (
+            Reader(judge, prompt, _load_adapter(judge.model, folder / REFERENCES_FOLDER / name))
+            for name, prompt in (("floor", floor), ("ceiling", ceiling))
         )
-        return cls(served, lowest, highest, Reader(judge, None))
+        return cls(Reader(judge, codec.soft_prompt, codec.adapter), lowest, highest, Reader(judge, None))
 
     def bounds(self, clean: Tensor, noiseless: Tensor, target: Tensor) -> Bounds:
         """Of windows: clean embeddings [B, T, D] of the prompts, and what the codec makes of them without noise."""
