@@ -13,12 +13,16 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("ledger_kills.py")
+ROOT = Path(__file__).parents[2]
 
 
 def kill(queries: int) -> dict[str, int]:
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--queries", str(queries)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "benchmarks.ledger_kills", "--queries", str(queries)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -41,15 +45,14 @@ def test_the_same_for_five_hundred_queries():
 SENDER = """
 import os, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from ledger_kills import spans_of, tiny_table
+from benchmarks.ledger_kills import spans_of, tiny_table
 from del_client.gate import Gate
 from del_client.ledger import Ledger
 from del_client.policy import Policy
 from del_codec.noise import NoiseSetting
 
 table = tiny_table()
-gate = Gate(Policy(), Ledger(Path(sys.argv[2])), "traced")
+gate = Gate(Policy(), Ledger(Path(sys.argv[1])), "traced")
 for number in range(5):
     payload = gate.release(table, spans_of(str(number)), NoiseSetting.from_mu(5, 16, 1)).segments[0].payload
     os.write(1, b"SENT" + payload)
@@ -59,7 +62,7 @@ for number in range(5):
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 def test_every_charge_is_synced_before_its_bits_are_sent(tmp_path: Path):
     ledger, trace = tmp_path / "ledger.sqlite3", tmp_path / "trace"
-    command = [sys.executable, "-c", SENDER, str(SCRIPT.parent), str(ledger)]
+    command = [sys.executable, "-c", SENDER, str(ledger)]
     calls = "openat,write,pwrite64,fsync,fdatasync"
     subprocess.run(
         ["strace", "-f", "-y", "-e", f"trace={calls}", "-o", str(trace), *command],
