@@ -226,14 +226,12 @@ class Policy:
     def to_toml(self) -> str:
         """The policy as a file that reads back as the same, defaults included."""
         plain = [f"{name} = {_toml(getattr(self, name))}" for name in _PLAIN if getattr(self, name) is not None]
-        tables = [(f"limits.{unit}", self.limits.of(unit), ("epsilon", "rho", "cap")) for unit in LIMITED_UNITS]
-        kinds = [(f"kinds.{kind.name}", kind, ("mode", "mu", "bits", "pad", "choices")) for kind in self.kinds.values()]
+        records: list[tuple[str, Limit | Kind]] = [(f"limits.{unit}", self.limits.of(unit)) for unit in LIMITED_UNITS]
+        records += [(f"kinds.{kind.name}", kind) for kind in self.kinds.values()]
         blocks = ["\n".join(plain)]
-        for key, record, names in [*tables, *kinds]:
-            values = [(name, getattr(record, name)) for name in names]
-            if isinstance(record, Kind) and record.mode == "placeholder":
-                values = values[:1]
-            lines = [f"{name} = {_toml(value)}" for name, value in values if value is not None]
+        for key, record in records:
+            values = [(each.name, getattr(record, each.name)) for each in fields(record) if each.name != "name"]
+            lines = [f"{name} = {_toml(value)}" for name, value in values if value not in (None, (), 0)]
             blocks += ["\n".join([f"[{key}]", *lines])] if lines else []
         return "\n\n".join(blocks) + "\n"
 
