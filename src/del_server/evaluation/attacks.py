@@ -9,6 +9,7 @@ inversion        a transformer trained on public text, which reads the whole noi
 combined         as beam, over the trained attack's scores: what stands before and after, and the language model
 combined-token   as beam-token, over the trained attack's scores
 withheld         the trained attack names a token from all others, without its own levels: input inference
+masked           a masked language model names a token from the text that beam (else map) read around it: likewise
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from del_server.evaluation.beam import LanguagePrior, beam_guess
 from del_server.evaluation.channel import BinomialChannel, Channel
 from del_server.evaluation.evidence import TokenEvidence, best_guess
 from del_server.evaluation.inversion import InversionEvidence, InversionModel
+from del_server.evaluation.masked import MaskedLanguageModel
 
 WITHHELD_STRIDE = 8
 
@@ -53,12 +55,14 @@ class Attacker:
 
     embeddings: the language model's, [V, D]. prior: the language model as prior, with the unigram prior. width:
     hypotheses of a search. model_weight: of the language model's nats in `combined`, whose evidence knows context too.
+    masked: for the attack of that name, which is left out without.
     """
 
     embeddings: Tensor
     prior: LanguagePrior
     width: int = 16
     model_weight: float = 0.5
+    masked: MaskedLanguageModel | None = None
 
     @torch.inference_mode()
     def run(self, cases: Sequence[Case], names: Sequence[str]) -> list[dict[str, Tensor]]:
@@ -74,10 +78,17 @@ class Attacker:
             if set(family) & set(names):
                 for found, more in zip(guesses, method(self, cases), strict=True):
                     found.update(more)
+        if MASKED in names and self.masked is not None:
+            for found, case in zip(guesses, cases, strict=True):
+                read = found.get("beam", found.get("map"))
+                found[MASKED] = self.masked.guess(self._own(case) if read is None else read)
         return [
             {name: (found[name] == case.truth).float().mean(dim=1) for name in names if name in found}
             for found, case in zip(guesses, cases, strict=True)
         ]
+
+    def _own(self, case: Case) -> Tensor:
+        return best_guess(TokenEvidence(case.channel, case.observed, self.prior.log_unigram))
 
     def _constant(self, cases: Sequence[Case]) -> Guesses:
         return [{"prior": self.prior.log_unigram.argmax().expand_as(case.truth)} for case in cases]
@@ -93,7 +104,7 @@ class Attacker:
         return [
             {
                 "ml": best_guess(TokenEvidence(case.channel, case.observed)),
-                "map": best_guess(TokenEvidence(case.channel, case.observed, self.prior.log_unigram)),
+                "map": self._own(case),
             }
             for case in cases
         ]
@@ -145,4 +156,5 @@ _FAMILIES: dict[tuple[str, ...], Callable[[Attacker, Sequence[Case]], Guesses]] 
     ("combined", "combined-token"): Attacker._combined,
     ("withheld",): Attacker._withheld,
 }
-ATTACKS = tuple(name for family in _FAMILIES for name in family)
+MASKED = "masked"
+ATTACKS = (*(name for family in _FAMILIES for name in family), MASKED)

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from del_codec.errors import InvalidValue
 from del_server.evaluation.attacks import Case
+from del_server.evaluation.denoise import DenoisedModel
 from del_server.evaluation.estimate import Estimate
 from del_server.evaluation.rivals import (
     GaussianLatents,
@@ -24,6 +26,7 @@ from del_server.evaluation.rivals import (
     RoundedEmbeddings,
 )
 from del_server.evaluation.study import Study, Windows, on_host
+from del_server.evaluation.utility import Losses
 
 APPLICABLE = ("prior", "nn", "ml", "map", "beam", "beam-token")
 
@@ -61,15 +64,12 @@ def contest(study: Study, text: Windows, entrants: Sequence[Rival], attacks: Seq
         raise InvalidValue("attacks", list(attacks), f"of these one at least must be of {', '.join(APPLICABLE)}")
     target, truth = (torch.from_numpy(ids).to(study.device) for ids in (text.target, text.prompt))
     bounds = study.bounds(0, text)
-    readers = study.readers[0]
     cases, readings = [], []
     for rival in entrants:
         observed = rival.observe(text.prompt)
         decoded = rival.embed(observed)
         cases.append(Case(rival, observed, truth, decoded))
-        ways = {"as the codec's": readers.served} if isinstance(rival, GaussianLatents) else {}
-        ways = ways or {"plain": readers.plain, "with the clean prompt's soft prompt": readers.ceiling}
-        losses = {way: reader.losses(decoded, target) for way, reader in ways.items()}
+        losses = _readings(study, rival, decoded, truth, target)
         best = min(losses, key=lambda way: float(losses[way].mean()))
         readings.append((best, losses[best]))
     rows = []
@@ -89,6 +89,17 @@ def contest(study: Study, text: Windows, entrants: Sequence[Rival], attacks: Seq
             )
         )
     return rows
+
+
+def _readings(study: Study, rival: Rival, decoded: Tensor, truth: Tensor, target: Tensor) -> dict[str, Losses]:
+    """NLL of each window by each way to read a rival's prompts."""
+    readers = study.readers[0]
+    if isinstance(rival, DenoisedModel):
+        return {"denoised on the device": rival.losses(truth, target)}
+    if isinstance(rival, GaussianLatents):
+        return {"as the codec's": readers.served.losses(decoded, target)}
+    ways = {"plain": readers.plain, "with the clean prompt's soft prompt": readers.ceiling}
+    return {way: reader.losses(decoded, target) for way, reader in ways.items()}
 
 
 def rival_table(rows: Sequence[RivalRow]) -> str:
