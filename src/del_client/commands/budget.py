@@ -17,6 +17,7 @@ from del_client.terminal import one_line
 from del_codec.errors import InvalidValue
 
 _BAR = 30
+_NAME = 32  # that of a conversation which nobody named
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,7 +70,7 @@ def account(found: Budget, policy: Policy) -> str:
     """What was given away, and what the policy leaves, for a terminal."""
     lines = [_row(found, row) for row in found.rows] or ["nothing was sent privately"]
     if found.rows:
-        head = f"{found.by:<24} {'prompts':>7} {'tokens':>8} {'rho':>10} {'epsilon':>10}"
+        head = f"{found.by:<{_NAME}} {'prompts':>7} {'tokens':>8} {'rho':>10} {'epsilon':>10}"
         lines = [head, *lines, f"epsilon: at delta {found.delta:g}, exact if no setting was chosen after an answer"]
     lines.append("")
     lines += [_left(row) for row in found.left] or ["no limits are set for a conversation or a day"]
@@ -82,14 +83,14 @@ def account(found: Budget, policy: Policy) -> str:
 def _row(found: Budget, row: Spending) -> str:
     bar = _bar(row.rho / max(one.rho for one in found.rows))
     name = _name(found, row)
-    return f"{name:<24} {row.prompts:>7} {row.tokens:>8} {row.rho:>10.5g} {row.epsilon:>10.5g}  {bar}".rstrip()
+    return f"{name:<{_NAME}} {row.prompts:>7} {row.tokens:>8} {row.rho:>10.5g} {row.epsilon:>10.5g}  {bar}".rstrip()
 
 
 def _left(row: Left) -> str:
     share = row.spent / row.bound
     tokens = "" if row.tokens is None else f", room for {row.tokens} tokens more at mu {row.mu:.3g}"
     return (
-        f"{row.unit} {one_line(row.name)[:32]}: {row.quantity} {row.spent:.5g} of {row.bound:g} "
+        f"{row.unit} {one_line(row.name)[:_NAME]}: {row.quantity} {row.spent:.5g} of {row.bound:g} "
         f"[{_bar(share):<{_BAR}}] {row.left:.5g} left{tokens}"
     )
 
@@ -99,7 +100,7 @@ def _bar(share: float) -> str:
 
 
 def _name(found: Budget, row: Spending) -> str:
-    return _date(int(row.name)) if found.by == "day" else one_line(row.name)[:24]
+    return _date(int(row.name)) if found.by == "day" else one_line(row.name)[:_NAME]
 
 
 def _date(day: int) -> str:
