@@ -133,11 +133,11 @@ class Attacker:
             guess = torch.empty_like(case.truth)
             places = torch.arange(case.truth.shape[1], device=guess.device) % WITHHELD_STRIDE
             for turn in range(WITHHELD_STRIDE):
-                shown = (places != turn).expand_as(guess)
-                read = self._read(case, shown)
+                read = self._read(case, (places != turn).expand_as(guess))
                 if read is None:
                     break
-                guess = torch.where(shown, guess, best_guess(read))
+                for place in range(turn, read.length, WITHHELD_STRIDE):
+                    guess[:, place] = read.at(place).argmax(dim=-1)
             guesses.append({} if case.inversion is None else {"withheld": guess})
         return guesses
 

@@ -150,30 +150,43 @@ def train_inversion(
 
     Returns the loss of each step, nats a token. Raises InvalidValue for a text that is too short.
     """
-    config = attack.config
     if len(stream) < length:
         raise InvalidValue("attack text", f"{len(stream)} tokens", f"give at least {length} tokens of public text")
     device = attack.log_prior.device
     lora.use(attack.language_model, None)
+    precision = torch.get_float32_matmul_precision()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(attack.config.seed)
+        torch.set_float32_matmul_precision("high")
+        try:
+            losses = _descend(attack, channels, stream, length, prefix)
+        finally:
+            torch.set_float32_matmul_precision(precision)
+    return [float(loss) for loss in losses.tolist()]
+
+
+def _descend(
+    attack: InversionModel, channels: Sequence[BinomialChannel], stream: Tensor, length: int, prefix: Tensor
+) -> Tensor:
+    """All steps; their losses [steps], still on the device, so that no step waits for another."""
+    config, device = attack.config, stream.device
     optimiser = torch.optim.AdamW(attack.parameters(), lr=config.rate, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.rate, total_steps=config.steps + 1, pct_start=0.1)
     generator = torch.Generator(device=device).manual_seed(config.seed)
     places = torch.arange(length, device=device)
     losses = []
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        for step in range(config.steps):
-            starts = torch.randint(len(stream) - length + 1, (config.batch, 1), generator=generator, device=device)
-            ids = stream[starts + places]
-            shown = torch.rand(ids.shape, generator=generator, device=device) >= config.hidden_share
-            loss = _loss(attack, channels[step % len(channels)], ids, shown, prefix)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(attack.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            losses.append(loss.detach())
-    return [float(loss) for loss in torch.stack(losses).tolist()]
+    for step in range(config.steps):
+        starts = torch.randint(len(stream) - length + 1, (config.batch, 1), generator=generator, device=device)
+        ids = stream[starts + places]
+        shown = torch.rand(ids.shape, generator=generator, device=device) >= config.hidden_share
+        loss = _loss(attack, channels[step % len(channels)], ids, shown, prefix)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(attack.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
 
 
 def _loss(attack: InversionModel, channel: BinomialChannel, ids: Tensor, shown: Tensor, prefix: Tensor) -> Tensor:
