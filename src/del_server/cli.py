@@ -20,6 +20,8 @@ COMMANDS = {
     "train": "make a codec for a model",
     "evaluate": "measure what a codec is worth and what it gives away",
     "calibrate": "find the noise at which an attack reads a wanted share of tokens",
+    "train-task": "add a question about private texts to a codec",
+    "evaluate-task": "measure how well such a question is answered",
 }
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log lines would mix with ours on stderr
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     chosen = _parser().parse_args(argv)
-    command = importlib.import_module(f"del_server.commands.{chosen.command}")
+    command = importlib.import_module(f"del_server.commands.{chosen.command.replace('-', '_')}")
     summary = COMMANDS[chosen.command]
     parser = argparse.ArgumentParser(
         prog=f"del-server {chosen.command}", description=f"{summary[0].upper()}{summary[1:]}."
@@ -46,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {name:10}{summary}" for name, summary in COMMANDS.items())
+    listed = "\n".join(f"  {name:15}{summary}" for name, summary in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="del-server",
         description="The server of DEL: a language model that answers prompts it can't read word for word.",
