@@ -2,10 +2,11 @@
 
 epsilon_of composes releases that were all fixed beforehand. Where the next setting, or whether there is one, may depend
 on the answers so far, a bound on the sum of the Renyi divergences of *one* order a, fixed at the start, still bounds
-the whole (V. Feldman, T. Zrnic 2021, "Individual privacy accounting via a Renyi filter", theorem 4.3; for zCDP
-J. Whitehouse, A. Ramdas, R. Rogers, Z. S. Wu 2023, "Fully-adaptive composition in differential privacy"). A device
-refuses whatever would take that sum past its limit. Any order gives a valid filter; which one is chosen decides only
-how much fits. Knows nothing of units or policies.
+the whole (V. Feldman, T. Zrnic 2021, "Individual privacy accounting via a Renyi filter"; for zCDP J. Whitehouse,
+A. Ramdas, R. Rogers, Z. S. Wu 2023, "Fully-adaptive composition in differential privacy"). To stop where the exact
+composition of what was released so far meets the limit would bound nothing (arXiv 2602.06756). A device refuses
+whatever would take that sum past its limit. Any order gives a valid filter; which one is chosen decides only how much
+fits. Knows nothing of units or policies.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def filter_epsilon(releases: Sequence[Release], delta: float, tilt: float) -> fl
     """epsilon at delta of all releases together from their divergences of order tilt + 1, rounded up.
 
     epsilon = D + ln((a-1)/a) - (ln delta + ln a)/(a-1) with D the sum of the divergences of order a (C. Canonne,
-    G. Kamath, T. Steinke 2020, proposition 12). Settings may be adaptive if the tilt is not. Zero without releases.
+    G. Kamath, T. Steinke 2020). Settings may be adaptive if the tilt is not. Zero without releases.
     Raises InvalidValue unless 0 < delta < 1 and tilt > 0.
     """
     if not 0 < delta < 1:
