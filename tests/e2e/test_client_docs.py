@@ -68,9 +68,7 @@ def test_shell(block: tuple[str, str], server: str, tiny_codec: Path, tmp_path: 
         "DEL_TOKENIZER": str(tiny_codec / "tokenizer.json"),
         "DEL_CHAT_TEMPLATE": str(tiny_codec / "chat_template.jinja"),
     }
-    done = subprocess.run(
-        ["bash", "-c", command + block[1]], capture_output=True, text=True, env=environment, check=False
-    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     if "config" in block[1]:
         assert re.search(r"^bits +2 +DEL_BITS$", done.stdout, re.MULTILINE)
