@@ -14,6 +14,7 @@ from pathlib import Path
 
 from del_client.query import CodecOffer
 from del_codec.errors import MismatchError
+from del_codec.shipped import DEVICE_FILE, codec_folders
 from del_codec.table import LatentTable
 
 _log = logging.getLogger(__name__)
@@ -26,13 +27,13 @@ def default_folder() -> Path:
 
 
 class CodecCache:
-    """A folder of <fingerprint>.safetensors files. A missing or damaged file is as good as none."""
+    """A folder of <fingerprint>.safetensors files, beside the package's. A missing or damaged one is as good as none."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()
 
     async def load(self, offer: CodecOffer, chunks: AsyncIterator[bytes]) -> LatentTable:
-        """The table with the offer's fingerprint: from the folder, or else from `chunks`, which is then kept.
+        """The table with the offer's fingerprint: from this device, or else from `chunks`, which is then kept.
 
         Raises MismatchError if the chunks don't have the size and SHA-256 that were offered, ArtifactError if they
         are not a table.
@@ -52,14 +53,17 @@ class CodecCache:
         return self.folder / f"{fingerprint}.safetensors"
 
     def _read(self, offer: CodecOffer) -> bytes | None:
-        path = self._path(offer.fingerprint)
-        try:
-            if path.stat().st_size != offer.size:
-                return None
-            data = path.read_bytes()
-        except OSError:
-            return None
-        return data if hashlib.sha256(data).hexdigest() == offer.fingerprint else None
+        """From the folder, or from the codecs that come with the package."""
+        for path in (self._path(offer.fingerprint), *(folder / DEVICE_FILE for folder in codec_folders())):
+            try:
+                if path.stat().st_size != offer.size:
+                    continue
+                data = path.read_bytes()
+            except OSError:
+                continue
+            if hashlib.sha256(data).hexdigest() == offer.fingerprint:
+                return data
+        return None
 
     def _write(self, fingerprint: str, data: bytes) -> None:
         """All or nothing, and durable: a crash leaves the old file or the new one."""

@@ -35,7 +35,7 @@ WAITING_PER_SLOT = 8
 DECODERS = 2
 HEALTH_SECONDS = 1.0
 LEAST_PING_SECONDS = 5.0
-PROBE_SECONDS = 30.0
+PROBE_SECONDS, ANSWER_SECONDS = 30.0, 900.0
 
 
 def serve(config: ServeConfig, announce: Callable[[str], None]) -> None:
@@ -143,6 +143,8 @@ def build_server(
         # And a device that vanished holds its place in the engine no longer than this.
         ("grpc.keepalive_time_ms", int(PROBE_SECONDS * 1000)),
         ("grpc.keepalive_timeout_ms", int(PROBE_SECONDS * 1000)),
+        # The answer may stand in line behind a codec that goes over a narrow line.
+        ("grpc.http2.ping_timeout_ms", int(ANSWER_SECONDS * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=STREAMS)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -93,35 +93,41 @@ class TestNarrow:
             yield cable
 
     @pytest.fixture
-    def ask(
-        self,
-        cable: namespaces.Namespaces,
-        tiny_model: Path,
-        tiny_codec: Path,
-        processes: ExitStack,
-    ) -> list[str]:
-        """The command of a device behind the cable; its server is at the other end, behind a proxy that delays."""
-        server = slow_server(tiny_model, tiny_codec, "127.0.0.1", 50051, 0.1)
-        _, line = start(processes, cable.within(cable.server, *server))
-        assert "ready on" in line
-        proxy = [sys.executable, str(HERE.parent / "bad_network.py")]
-        _, line = start(
-            processes,
-            cable.within(cable.server, *proxy, f"{namespaces.SERVER}:50052", "127.0.0.1:50051", "0.1"),
-        )
-        assert line == "ready\n"
-        named = [
-            part for name, path in files(tiny_codec).items() for part in (f"--{name.replace('_', '-')}", str(path))
-        ]
-        device = [sys.executable, "-u", "-m", "del_client.cli", "ask", PROMPT, "--public", "--max-tokens", str(TOKENS)]
-        return cable.within(cable.device, *device, "--server", f"{namespaces.SERVER}:50052", *named)
+    def serve(
+        self, cable: namespaces.Namespaces, tiny_model: Path, tiny_codec: Path, processes: ExitStack
+    ) -> Callable[[], subprocess.Popen[str]]:
+        """Starts a server at its end of the cable."""
+        command = slow_server(tiny_model, tiny_codec, "127.0.0.1", 50051, 0.1)
 
-    def test_an_answer_comes(self, ask: list[str]) -> None:
+        def serve() -> subprocess.Popen[str]:
+            process, line = start(processes, cable.within(cable.server, *command))
+            assert "ready on" in line
+            return process
+
+        return serve
+
+    @pytest.fixture
+    def ask(self, cable: namespaces.Namespaces, tiny_codec: Path, processes: ExitStack) -> list[str]:
+        """The command of a device behind the cable; before the server stands a proxy that delays by 100 ms each way."""
+        proxy = [sys.executable, str(HERE.parent / "bad_network.py")]
+        proxy += [f"{namespaces.SERVER}:50052", "127.0.0.1:50051", "0.1"]
+        _, line = start(processes, cable.within(cable.server, *proxy))
+        assert line == "ready\n"
+        device = [sys.executable, "-u", "-m", "del_client.cli", "ask", PROMPT, "--public", "--max-tokens", str(TOKENS)]
+        device += ["--tokenizer", str(tiny_codec / "tokenizer.json")]
+        device += ["--chat-template", str(tiny_codec / "chat_template.jinja")]
+        return cable.within(cable.device, *device, "--server", f"{namespaces.SERVER}:50052")
+
+    def test_an_answer_comes(self, ask: list[str], serve: Callable[[], Any]) -> None:
+        serve()
         first, second = (subprocess.run(ask, capture_output=True, text=True, check=True) for _ in range(2))
         assert first.stdout == second.stdout
         assert "trying again" not in first.stderr
 
-    def test_a_link_that_is_down_for_ten_seconds(self, ask: list[str], cable: namespaces.Namespaces) -> None:
+    def test_a_link_that_is_down_for_ten_seconds(
+        self, ask: list[str], serve: Callable[[], Any], cable: namespaces.Namespaces
+    ) -> None:
+        serve()
         undisturbed = subprocess.run(ask, capture_output=True, text=True, check=True)
         with subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as device:
             assert device.stdout is not None
@@ -131,4 +137,18 @@ class TestNarrow:
             cable.mend()
             rest, errors = device.communicate()
         assert device.returncode == 0, errors
+        assert begun + rest == undisturbed.stdout
+
+    def test_a_server_that_is_killed(self, ask: list[str], serve: Callable[[], subprocess.Popen[str]]) -> None:
+        server = serve()
+        undisturbed = subprocess.run(ask, capture_output=True, text=True, check=True)
+        with subprocess.Popen(ask, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as device:
+            assert device.stdout is not None
+            begun = device.stdout.read(5)
+            server.kill()
+            server.wait()
+            serve()
+            rest, errors = device.communicate()
+        assert device.returncode == 0, errors
+        assert "trying again" in errors
         assert begun + rest == undisturbed.stdout

@@ -78,12 +78,9 @@ def test_a_private_question_is_answered(server: str, tmp_path: Path, table: Late
     assert 0 < figures["cap_uniform"] <= figures["cap_prior"] <= 1
 
 
-def test_the_table_is_downloaded_once(server: str, tmp_path: Path, table: LatentTable) -> None:
+def test_the_table_comes_with_the_package(server: str, tmp_path: Path) -> None:
     ask(server, tmp_path)
-    kept = tmp_path / "codecs" / f"{table.fingerprint}.safetensors"
-    written = kept.stat().st_mtime_ns
-    ask(server, tmp_path)
-    assert kept.stat().st_mtime_ns == written
+    assert not (tmp_path / "codecs").exists()
 
 
 def test_a_public_question_meets_the_plain_model(server: str, tmp_path: Path) -> None:

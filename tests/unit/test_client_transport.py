@@ -10,6 +10,7 @@ from contextlib import aclosing
 import grpc
 import numpy as np
 import pytest
+from bad_network import BadNetwork
 from client_fakes import DIM, FakeServer, Serving, TinyCodec, finish, hello, make_codec
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
@@ -289,6 +290,18 @@ class TestErrors:
             await transport.close()
         assert bad.value.field == "fingerprint"
         assert full.value.retry_after == 2
+
+    async def test_a_download_that_stalls_is_given_up(self, codec: TinyCodec) -> None:
+        endless = FakeServer(codec, download=bytes(8 << 20))
+        async with Serving(endless) as there, BadNetwork(there) as network:
+            transport = Transport(network.address, 5, keepalive_seconds=0.1)
+            chunks = transport.download(codec.fingerprint.hex())
+            await anext(chunks)
+            network.stall()
+            with pytest.raises(UnavailableError, match=r"nothing of its codec for 0\.3 s"):
+                async for _ in chunks:
+                    pass
+            await transport.close()
 
     async def test_no_server(self) -> None:
         with socket.socket() as taken:

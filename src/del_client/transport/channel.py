@@ -9,53 +9,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import re
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable
 
 import grpc
 import grpc.aio
 
 from del_client.query import Event, Limits, Query, ServerInfo, Traffic
 from del_client.transport import messages
+from del_client.transport.connection import open_channel
 from del_client.transport.status import query_error, rpc_error
-from del_codec.errors import DelError, InvalidValue, UnavailableError
+from del_codec.errors import DelError, UnavailableError
 from del_codec.v1 import inference_pb2 as pb
 from del_codec.v1.inference_pb2_grpc import InferenceServiceStub
 
-MAX_RECEIVED_BYTES = 4 << 20
 _UNREAD_EVENTS = 1024
 _GOODBYE_SECONDS = 1.0
-# Of gRPC's own attempts to connect; retrying.py decides how often there are any.
-_FIRST_BACKOFF_MS, _LONGEST_BACKOFF_MS = 200, 2_000
-_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(\d{1,5})")
 
 
 class Transport:
-    """A channel to `server`, "host:port".
+    """The way to `server`, "host:port".
 
-    connect_seconds: the longest wait for a connection, and for a server's first answer. keepalive_seconds: a connection
-    that was silent for so long during a call is probed, and given up if nothing comes for as long again.
+    connect_seconds: the longest wait for a connection, and for a server's first answer. keepalive_seconds: see
+    open_channel. Raises InvalidValue for an address that is none.
     """
 
     def __init__(self, server: str, connect_seconds: float, keepalive_seconds: float = 20.0) -> None:
-        match = _ADDRESS.fullmatch(server)
-        if not match or not 0 < int(match[2]) < 1 << 16:
-            raise InvalidValue("server", server, "use HOST:PORT, as in 127.0.0.1:50051")
-        options: list[tuple[str, int]] = [
-            ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
-            ("grpc.keepalive_time_ms", int(keepalive_seconds * 1000)),
-            ("grpc.keepalive_timeout_ms", int(keepalive_seconds * 1000)),
-            ("grpc.http2.ping_timeout_ms", int(keepalive_seconds * 1000)),  # it decides where a probe is out already
-            ("grpc.http2.max_pings_without_data", 0),  # no bound: an answer may be long in coming
-            ("grpc.initial_reconnect_backoff_ms", _FIRST_BACKOFF_MS),
-            ("grpc.max_reconnect_backoff_ms", _LONGEST_BACKOFF_MS),
-            ("grpc.min_reconnect_backoff_ms", int(connect_seconds * 1000)),  # how long an attempt may take, in fact
-        ]
-        if match[1] in ("localhost", "[::1]") or match[1].startswith("127."):
-            options.append(("grpc.enable_http_proxy", 0))
+        self._channel = open_channel(server, connect_seconds, keepalive_seconds)
         self._server = server
         self._connect_seconds = connect_seconds
-        self._channel = grpc.aio.insecure_channel(server, options=options)
+        self._stall_seconds = 3 * keepalive_seconds
         self._stub = InferenceServiceStub(self._channel)
         self._stream: _Stream | None = None
         self._closed = False
@@ -75,16 +57,30 @@ class Transport:
             raise rpc_error(error, self._server) from None
         return messages.server_info(response)
 
-    async def download(self, fingerprint: str) -> AsyncIterator[bytes]:
-        """The chunks of a codec's device half."""
-        call = self._stub.DownloadCodec(pb.DownloadCodecRequest(fingerprint=bytes.fromhex(fingerprint)))
+    async def download(self, fingerprint: str) -> AsyncGenerator[bytes]:
+        """The chunks of a codec's device half, over a connection of their own.
+
+        Raises UnavailableError where none comes for three times keepalive_seconds, or the connection is lost.
+        """
+        async with open_channel(self._server, self._connect_seconds, None) as channel:
+            request = pb.DownloadCodecRequest(fingerprint=bytes.fromhex(fingerprint))
+            call = InferenceServiceStub(channel).DownloadCodec(request)
+            try:
+                while isinstance(response := await self._in_time(call.read()), pb.DownloadCodecResponse):
+                    yield response.chunk
+            except grpc.aio.AioRpcError as error:
+                raise rpc_error(error, self._server) from None
+            finally:
+                call.cancel()
+
+    async def _in_time(self, work: Awaitable[object]) -> object:
         try:
-            async for response in call:
-                yield response.chunk
-        except grpc.aio.AioRpcError as error:
-            raise rpc_error(error, self._server) from None
-        finally:
-            call.cancel()
+            async with asyncio.timeout(self._stall_seconds):
+                return await work
+        except TimeoutError:
+            raise UnavailableError(
+                f"{self._server} sent nothing of its codec for {self._stall_seconds:g} s: try again", 0.0
+            ) from None
 
     def wire_bytes(self, query: Query, limits: Limits) -> int:
         """Bytes of the messages that a query takes, with gRPC's prefix; nothing is sent."""
