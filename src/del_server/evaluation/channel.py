@@ -36,18 +36,23 @@ class Channel(Protocol):
 
 
 class BinomialChannel:
-    """A table at one noise setting: an observation is levels [..., d] of uint8, K ~ Binomial(u, t / 2^32)."""
+    """A table at one noise setting: an observation is levels [..., d] of uint8, K ~ Binomial(u, t / 2^32).
+
+    noise: the setting as a decoder reads it, [3].
+    """
 
     def __init__(self, table: LatentTable, setting: NoiseSetting, device: torch.device) -> None:
         self.table, self.setting, self.device = table, setting, device
         theta, log_complement = log_odds(setting)
-        index = torch.from_numpy(table.latents.astype(np.int64) + LATENT_MAX).to(device)
+        index = torch.from_numpy(table.latents).to(device).long() + LATENT_MAX
         # About the middle level, <K - u/2, theta> + u * sum(log(1 - p) + theta / 2): the same up to a constant, and
         # float32 keeps its digits at u = 255.
         middle = log_complement + theta / 2 + np.log(2)
         self._theta = torch.from_numpy(theta).to(device, torch.float32)[index]
         self._bias = (setting.levels * torch.from_numpy(middle).to(device)[index].sum(dim=1)).float()
         self._index = index
+        features = noise_features(torch.tensor(setting.amplitude), torch.tensor(float(setting.levels)))
+        self.noise = features.to(device, torch.float32)
         self._probability = 1 / (1 + torch.exp(-torch.from_numpy(theta).to(device, torch.float32)))
 
     def draw(self, ids: Ids) -> npt.NDArray[np.uint8]:
@@ -81,8 +86,3 @@ class BinomialChannel:
     def latents(self, observed: Tensor) -> Tensor:
         """Unbiased latents of levels, same shape, in units of the clip bound."""
         return observed.float() * (2 * self.setting.amplitude / self.setting.levels) - self.setting.amplitude
-
-    def noise(self) -> Tensor:
-        """The setting as a decoder reads it, [3]."""
-        amplitude, levels = torch.tensor(self.setting.amplitude), torch.tensor(float(self.setting.levels))
-        return noise_features(amplitude, levels).to(self.device, torch.float32)

@@ -104,7 +104,7 @@ class InversionModel(nn.Module):
         values = self.embeddings.to(torch.bfloat16) if weights.is_cuda else self.embeddings
         mean = (weights.to(values.dtype) @ values).float().view(*levels.shape[:2], -1)
         states = self._hidden_states(mean, prefix)
-        noise = channel.noise() * shown.unsqueeze(-1)
+        noise = channel.noise * shown.unsqueeze(-1)
         return Reading(latents, mean, states[:, :-1], states[:, 1:], noise, shown)
 
     def token_scores(self, channel: BinomialChannel, levels: Tensor, shown: Tensor) -> Tensor:
