@@ -17,6 +17,7 @@ from del_codec.attacks import token_scores
 from del_codec.errors import InvalidValue
 from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
+from del_server.evaluation import beam
 from del_server.evaluation.attacks import ATTACKS, Attacker, Case
 from del_server.evaluation.beam import LanguagePrior, beam_guess
 from del_server.evaluation.channel import BinomialChannel
@@ -156,6 +157,28 @@ def test_windows_of_all_settings_go_side_by_side(table: LatentTable, log_prior: 
         assert torch.equal(whole.path, alone.path)
         assert torch.equal(whole.path, cut.path)
         assert torch.equal(whole.token, cut.token)
+
+
+def test_a_search_that_does_not_fit_goes_in_halves(
+    table: LatentTable, log_prior: torch.Tensor, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = channel_at(table, 15)
+    cases = [TokenEvidence(channel, channel.observe(by_prior(table, windows, 5))) for windows in (3, 4)]
+    prior = LanguagePrior(model, START, log_prior)
+    expected = beam_guess(cases, prior, width=3)
+    search, room = beam._search, 2
+
+    def cramped(parts: list[TokenEvidence], *rest: Any) -> beam.Found:
+        if sum(part.windows for part in parts) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return search(parts, *rest)
+
+    monkeypatch.setattr(beam, "_search", cramped)
+    for whole, cut in zip(expected, beam_guess(cases, prior, width=3), strict=True):
+        assert torch.equal(whole.path, cut.path)
+    room = 0
+    with pytest.raises(InvalidValue, match="keep fewer hypotheses"):
+        beam_guess(cases, prior, width=3)
 
 
 def test_a_language_model_that_knows_the_text_helps(table: LatentTable, log_prior: torch.Tensor, model: Any) -> None:

@@ -90,7 +90,7 @@ def beam_guess(
     found: list[list[Found]] = [[] for _ in cases]
     for group in _groups([case.windows for case in cases], max(1, rows // width)):
         parts = [cases[index].part(start, stop) for index, start, stop in group]
-        guesses = _search(parts, prior, width, weight)
+        guesses = _fitting(parts, prior, width, weight)
         sizes = [part.windows for part in parts]
         for (index, _, _), path, token in zip(
             group, torch.split(guesses.path, sizes), torch.split(guesses.token, sizes), strict=True
@@ -115,6 +115,21 @@ def _groups(sizes: Sequence[int], most: int) -> Iterator[list[tuple[int, int, in
                 group, room = [], most
     if group:
         yield group
+
+
+def _fitting(parts: Sequence[Evidence], prior: LanguagePrior, width: int, weight: float) -> Found:
+    """The search, in halves where the device's memory does not hold it at once."""
+    try:
+        return _search(parts, prior, width, weight)
+    except torch.OutOfMemoryError:
+        windows = sum(part.windows for part in parts)
+        if windows == 1:
+            raise InvalidValue("beam", width, "too much memory for a single window: keep fewer hypotheses") from None
+    sizes = [part.windows for part in parts]
+    halves = []
+    for group in _groups(sizes, (windows + 1) // 2):
+        halves.append(_fitting([parts[index].part(start, stop) for index, start, stop in group], prior, width, weight))
+    return Found(torch.cat([half.path for half in halves]), torch.cat([half.token for half in halves]))
 
 
 @torch.inference_mode()

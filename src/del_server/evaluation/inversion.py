@@ -160,6 +160,10 @@ def train_inversion(
         torch.set_float32_matmul_precision("high")
         try:
             losses = _descend(attack, channels, stream, length, prefix)
+        except torch.OutOfMemoryError:
+            raise InvalidValue(
+                "attack-batch", attack.config.batch, "more than memory holds: lower it"
+            ) from None
         finally:
             torch.set_float32_matmul_precision(precision)
     return [float(loss) for loss in losses.tolist()]
