@@ -12,6 +12,7 @@ from typing import Literal
 
 from del_codec.errors import InvalidValue, MismatchError
 from del_codec.frame import Segment
+from del_codec.padding import check_bucket
 from del_codec.table import MAX_TABLE_BYTES
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -51,6 +52,27 @@ class GenerationOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class Shaping:
+    """How messages are sent, against those who watch an encrypted connection's sizes and times; 0 is off.
+
+    tokens: the server sends so many at once. interval_ms: or it sends a message every so many milliseconds, with or
+    without tokens. bucket_bytes: the messages of both sides are padded to a multiple of it.
+    """
+
+    tokens: int = 0
+    interval_ms: int = 0
+    bucket_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        for field, value in (("shaping.tokens", self.tokens), ("shaping.interval_ms", self.interval_ms)):
+            if not 0 <= value < 1 << 32:
+                raise InvalidValue(field, value, "use 0 (off) or a whole number above it")
+        if self.tokens and self.interval_ms:
+            raise InvalidValue("shaping.tokens", self.tokens, "use tokens or interval_ms, not both")
+        check_bucket(self.bucket_bytes)
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """One prompt to be answered. fingerprint: the codec's, in hex. resume: ids of an answer that was cut off."""
 
@@ -58,6 +80,7 @@ class Query:
     segments: tuple[Segment, ...]
     options: GenerationOptions
     resume: tuple[int, ...] = ()
+    shaping: Shaping = Shaping()
 
     @property
     def prompt_tokens(self) -> int:

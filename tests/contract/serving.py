@@ -26,7 +26,11 @@ class Reply:
     deltas: list[pb.TokenDelta] = field(default_factory=list)
     finish: pb.FinishedQuery | None = None
     errors: list[pb.QueryError] = field(default_factory=list)
-    received_bytes: int = 0
+    sizes: list[int] = field(default_factory=list)
+
+    @property
+    def received_bytes(self) -> int:
+        return sum(self.sizes)
 
     @property
     def token_ids(self) -> list[int]:
@@ -106,13 +110,13 @@ class Talk:
         try:
             async for response in self.call:
                 reply = self.replies[response.query_id]
-                reply.received_bytes += response.ByteSize() + PREFIX
+                reply.sizes.append(response.ByteSize() + PREFIX)
                 event = response.WhichOneof("event")
                 if event == "delta":
                     reply.deltas.append(response.delta)
                 elif event == "finish":
                     reply.finish = response.finish
-                else:
+                elif event == "error":
                     reply.errors.append(response.error)
                 async with self._news:
                     self._news.notify_all()

@@ -92,6 +92,16 @@ def make_codec(folder: Path, **changes: object) -> TinyCodec:
 Reply = Callable[[int, list[pb.GenerateRequest]], AsyncIterator[pb.GenerateResponse]]
 
 
+def ends(request: pb.GenerateRequest) -> bool:
+    """Whether a prompt is complete with this request."""
+    return request.HasField("end") or request.open.end
+
+
+def segments_of(requests: list[pb.GenerateRequest]) -> list[pb.Segment]:
+    """All segments of a query, in whichever messages they came."""
+    return [piece for request in requests for piece in [*request.open.segments, *request.segments.segments]]
+
+
 async def hello(query_id: int, requests: list[pb.GenerateRequest]) -> AsyncIterator[pb.GenerateResponse]:
     """Two deltas and a finish that counts what came."""
     yield pb.GenerateResponse(query_id=query_id, delta=pb.TokenDelta(token_ids=[7], text="hel"))
@@ -157,7 +167,7 @@ class FakeServer(rpc.InferenceServiceServicer):
                 await self.reading.wait()
             async for request in request_iterator:
                 queries.setdefault(request.query_id, []).append(request)
-                if request.HasField("end") or (self.refuse_early and request.HasField("open")):
+                if ends(request) or (self.refuse_early and request.HasField("open")):
                     tasks.add(asyncio.create_task(answer(request.query_id)))
             await out.put(None)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from client_fakes import DIM, WIDTH, FakeServer, Serving, TinyCodec, finish, make_codec
+from client_fakes import DIM, WIDTH, FakeServer, Serving, TinyCodec, finish, make_codec, segments_of
 from tokenizers import Tokenizer
 
 from del_client.commands.arguments import read_prompt
@@ -87,7 +87,7 @@ def alone(environment: dict[str, str]) -> Client:
 
 
 def public_ids(server: FakeServer) -> list[int]:
-    return [token for request in server.requests() for s in request.segments.segments for token in s.public.token_ids]
+    return [token for segment in segments_of(server.requests()) for token in segment.public.token_ids]
 
 
 class TestAsk:
@@ -96,7 +96,7 @@ class TestAsk:
         assert (result.code, result.err) == (0, "")
         figures = json.loads(result.out)
         assert set(figures) == JSON_KEYS
-        private = next(s.private for s in server.requests()[1].segments.segments if s.HasField("private"))
+        private = next(s.private for s in segments_of(server.requests()) if s.HasField("private"))
         setting = NoiseSetting.from_mu(5, DIM, 2)
         assert private.noise_scale == setting.scale
         one = accounting.Release(DIM * 3, setting.threshold_max())

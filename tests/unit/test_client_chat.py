@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from client_fakes import FakeServer, Serving, TinyCodec, finish, make_codec
+from client_fakes import FakeServer, Serving, TinyCodec, finish, make_codec, segments_of
 
 from del_codec.v1 import inference_pb2 as pb
 
@@ -48,7 +48,7 @@ async def chat(command: list[str], environment: dict[str, str], *lines: str) -> 
 
 
 def payloads(server: FakeServer, query_id: int) -> list[bytes]:
-    segments = [piece for request in server.requests(query_id) for piece in request.segments.segments]
+    segments = segments_of(server.requests(query_id))
     return [segment.private.payload for segment in segments if segment.HasField("private")]
 
 
@@ -75,8 +75,7 @@ class TestTurns:
     async def test_several_lines(self, command: list[str], environment: dict[str, str], server: FakeServer) -> None:
         await chat(command, environment, "a\\", "b\\", "c", '"""', "d", "", "e", '"""', "f")
         tokens = [
-            [s.private.tokens for r in server.requests(q) for s in r.segments.segments if s.HasField("private")][-1]
-            for q in (1, 2, 3)
+            [s.private.tokens for s in segments_of(server.requests(q)) if s.HasField("private")][-1] for q in (1, 2, 3)
         ]
         assert tokens == [len("a\nb\nc"), len("d\n\ne"), 1]
 
@@ -114,7 +113,7 @@ class TestCommands:
     ) -> None:
         lines = ["/set mu 5", "/set bits 2", "/set temperature 0.5", "/set seed 9", "hi", "/set"]
         _, out, _ = await chat(command, environment, *lines)
-        opening, prompt = server.requests(1)[0].open, server.requests(1)[1].segments.segments
+        opening, prompt = server.requests(1)[0].open, segments_of(server.requests(1))
         assert (opening.options.temperature, opening.options.seed) == (0.5, 9)
         assert [segment.private.bits for segment in prompt if segment.HasField("private")] == [2]
         assert "mu           5.0" in out

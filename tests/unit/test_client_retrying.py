@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 from bad_network import BadNetwork
-from client_fakes import DIM, FakeServer, Serving, TinyCodec, make_codec
+from client_fakes import DIM, FakeServer, Serving, TinyCodec, ends, make_codec, segments_of
 
 from del_client.query import Event, Finish, GenerationOptions, Limits, Query, Timings, TokenDelta, Traffic, Usage
 from del_client.retrying import Patience, answer
@@ -89,10 +89,10 @@ def is_whole(asked: Asked) -> None:
     assert asked.text == "".join(map(word, range(TOKENS)))
 
 
-def prompts(server: FakeServer) -> list[list[pb.SegmentChunk]]:
+def prompts(server: FakeServer) -> list[list[pb.Segment]]:
     """The prompts that came whole, of all streams."""
-    whole = [requests for stream in server.streams for requests in stream.values() if requests[-1].HasField("end")]
-    return [[request.segments for request in requests if request.HasField("segments")] for requests in whole]
+    whole = [requests for stream in server.streams for requests in stream.values() if ends(requests[-1])]
+    return [segments_of(requests) for requests in whole]
 
 
 @pytest.mark.parametrize("cuts", [[150], [400, 400], [900, 200, 300], [60, 70, 80, 90, 100]])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client_fakes import DIM, FakeServer, Serving, ServingThread, TinyCodec, finish, make_codec
+from client_fakes import DIM, FakeServer, Serving, ServingThread, TinyCodec, finish, make_codec, segments_of
 
 from del_client import AsyncClient, Client, Ledger, Message, Patience
 from del_client.codec_cache import CodecCache
@@ -61,7 +61,7 @@ def connect(address: str, codec: TinyCodec, folder: Path) -> AsyncClient:
 
 
 def sent(server: FakeServer, query_id: int = 1) -> list[pb.Segment]:
-    return [piece for request in server.requests(query_id) for piece in request.segments.segments]
+    return segments_of(server.requests(query_id))
 
 
 def private(segments: Sequence[pb.Segment]) -> list[bytes]:

@@ -6,17 +6,18 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 import grpc
 import numpy as np
 import pytest
 from bad_network import BadNetwork
-from client_fakes import DIM, FakeServer, Serving, TinyCodec, finish, hello, make_codec
+from client_fakes import DIM, FakeServer, Serving, TinyCodec, ends, finish, hello, make_codec, segments_of
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from del_client.query import Finish, GenerationOptions, Limits, Query, TokenDelta
+from del_client.query import Finish, GenerationOptions, Limits, Query, Shaping, TokenDelta
 from del_client.transport import Transport
 from del_client.transport.messages import requests, wire_size
 from del_codec.errors import (
@@ -68,17 +69,34 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class TestMessages:
-    def test_open_segments_and_end(self) -> None:
-        first, second, last = requests(9, PROMPT, 0)
-        assert first.open.codec_fingerprint == b"\xab" * 32
-        assert first.open.prompt_tokens == 8
-        assert (first.open.options.max_new_tokens, first.open.options.seed, first.open.options.top_p) == (7, 3, 0)
-        kinds = [segment.WhichOneof("kind") for segment in second.segments.segments]
-        assert kinds == ["public", "private", "public"]
-        sent = second.segments.segments[1].private
+    def test_a_query_is_one_message_where_it_fits(self) -> None:
+        (message,) = requests(9, PROMPT, 0)
+        assert message.query_id == 9
+        assert message.open.codec_fingerprint == b"\xab" * 32
+        assert message.open.prompt_tokens == 8
+        options = message.open.options
+        assert (options.max_new_tokens, options.seed, options.top_p) == (7, 3, 0)
+        assert [segment.WhichOneof("kind") for segment in message.open.segments] == ["public", "private", "public"]
+        sent = message.open.segments[1].private
         assert (sent.bits, sent.noise_scale, sent.tokens, sent.payload) == (3, 200_000, 5, private(5).payload)
+        assert message.open.end
+        assert not message.open.HasField("shaping")
+
+    def test_else_it_is_opened_given_its_segments_and_ended(self) -> None:
+        first, *middle, last = requests(9, query(private(400), private(400)), 1000)
+        assert first.HasField("open")
+        assert not first.open.end
+        assert {message.WhichOneof("event") for message in middle} == {"segments"}
         assert last.HasField("end")
-        assert {message.query_id for message in (first, second, last)} == {9}
+
+    @pytest.mark.parametrize("tokens", [1, 5, 40, 1001])
+    @pytest.mark.parametrize("bucket", [2, 64, 250])
+    def test_padded_messages_have_sizes_of_the_bucket_below_the_limit(self, tokens: int, bucket: int) -> None:
+        shaping = Shaping(interval_ms=50, bucket_bytes=bucket)
+        messages = list(requests(300, replace(query(private(tokens)), shaping=shaping), 1000))
+        assert {message.ByteSize() % bucket for message in messages} == {0}
+        assert max(message.ByteSize() for message in messages) <= 1000
+        assert messages[0].open.shaping == pb.Shaping(interval_ms=50, bucket_bytes=bucket)
 
     @pytest.mark.parametrize("limit", [150, 333, 1000])
     @pytest.mark.parametrize("tokens", [1, 7, 8, 9, 64, 1001])
@@ -87,7 +105,7 @@ class TestMessages:
         ids = tuple(range(1 << 20, (1 << 20) + tokens))
         messages = list(requests(1, query(PublicSegment(ids), whole), limit))
         assert max(message.ByteSize() for message in messages) <= limit
-        pieces = [piece for message in messages for piece in message.segments.segments]
+        pieces = segments_of(messages)
         assert tuple(token for piece in pieces for token in piece.public.token_ids) == ids
         parts = [piece.private for piece in pieces if piece.HasField("private")]
         received = [PrivateSegment(SETTING, part.tokens, part.payload).levels(DIM) for part in parts]
@@ -179,7 +197,7 @@ class TestCancellation:
                 break
             assert len(await collect(transport)) == 3
             await transport.close()
-        assert [request.WhichOneof("event") for request in server.requests()] == ["open", "segments", "end", "cancel"]
+        assert [request.WhichOneof("event") for request in server.requests()] == ["open", "cancel"]
         assert len(server.streams) == 1
 
     async def test_a_cancelled_task_cancels_its_query_and_no_other(self, codec: TinyCodec) -> None:
@@ -187,7 +205,7 @@ class TestCancellation:
         async with Serving(server) as address:
             transport = Transport(address, 5)
             task = asyncio.create_task(collect(transport))
-            await until(lambda: bool(server.streams) and len(server.requests()) == 3)
+            await until(lambda: bool(server.streams) and len(server.requests()) == 1)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -262,7 +280,7 @@ class TestErrors:
                 # Far more than fits into what HTTP/2 takes before the server reads.
                 await collect(transport, query(*(private(2000, seed) for seed in range(500))), NO_LIMITS)
             await transport.close()
-        assert not any(request.HasField("end") for request in server.requests())
+        assert not any(map(ends, server.requests()))
 
     async def test_a_status_with_details(self, codec: TinyCodec) -> None:
         async def refuse(context: grpc.aio.ServicerContext) -> None:

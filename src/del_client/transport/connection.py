@@ -28,14 +28,14 @@ def open_channel(server: str, connect_seconds: float, keepalive_seconds: float |
         raise InvalidValue("server", server, "use HOST:PORT, as in 127.0.0.1:50051")
     options = [
         ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
+        # Its probes for bandwidth cost more bytes than the framing of a prompt, and answers need no large window.
+        ("grpc.http2.bdp_probe", 0),
         ("grpc.initial_reconnect_backoff_ms", _FIRST_BACKOFF_MS),
         ("grpc.max_reconnect_backoff_ms", _LONGEST_BACKOFF_MS),
         ("grpc.min_reconnect_backoff_ms", _milliseconds(connect_seconds)),  # how long an attempt may take, in fact
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    if keepalive_seconds is None:
-        options += [("grpc.http2.bdp_probe", 0)]
-    else:
+    if keepalive_seconds is not None:
         options += [
             ("grpc.keepalive_time_ms", _milliseconds(keepalive_seconds)),
             ("grpc.keepalive_timeout_ms", _milliseconds(keepalive_seconds)),  # TCP_USER_TIMEOUT, too

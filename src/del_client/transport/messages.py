@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from del_client.query import (
     CodecOffer,
@@ -12,12 +12,14 @@ from del_client.query import (
     Limits,
     Query,
     ServerInfo,
+    Shaping,
     Timings,
     TokenDelta,
     TokenLogprobs,
     Usage,
 )
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
+from del_codec.padding import padding
 from del_codec.v1 import inference_pb2 as pb
 
 GRPC_PREFIX_BYTES = 5
@@ -39,27 +41,45 @@ def wire_size(message: pb.GenerateRequest) -> int:
 
 
 def requests(query_id: int, query: Query, message_bytes: int) -> Iterator[pb.GenerateRequest]:
-    """The messages of one query, each of at most `message_bytes` (0: a default)."""
+    """The messages of one query, each of at most `message_bytes` (0: a default): one where all fits in it."""
+    bucket = query.shaping.bucket_bytes
     opening = pb.OpenQuery(
         codec_fingerprint=bytes.fromhex(query.fingerprint),
         prompt_tokens=query.prompt_tokens,
         options=_options(query.options),
         resume_token_ids=query.resume,
+        shaping=_shaping(query.shaping),
     )
-    yield pb.GenerateRequest(query_id=query_id, open=opening)
-    room = max((message_bytes or DEFAULT_MESSAGE_BYTES) - _FRAMING_BYTES, 2 * _FRAMING_BYTES)
-    chunk, size = pb.SegmentChunk(), 0
-    for segment in query.segments:
+    room = max((message_bytes or DEFAULT_MESSAGE_BYTES) - bucket - _FRAMING_BYTES, 2 * _FRAMING_BYTES)
+    groups = _groups(query.segments, opening.ByteSize(), room)
+    opening.segments.extend(next(groups))
+    group = next(groups, None)
+    opening.end = group is None
+    yield _padded(pb.GenerateRequest(query_id=query_id, open=opening), bucket)
+    while group is not None:
+        yield _padded(pb.GenerateRequest(query_id=query_id, segments=pb.SegmentChunk(segments=group)), bucket)
+        group = next(groups, None)
+    if not opening.end:
+        yield _padded(pb.GenerateRequest(query_id=query_id, end=pb.EndPrompt()), bucket)
+
+
+def _padded(request: pb.GenerateRequest, bucket: int) -> pb.GenerateRequest:
+    request.padding = padding(request.ByteSize(), bucket)
+    return request
+
+
+def _groups(segments: Sequence[Segment], taken: int, room: int) -> Iterator[list[pb.Segment]]:
+    """The segments of one message after the other, cut to fit; `taken`: bytes of the first that are in use."""
+    group: list[pb.Segment] = []
+    for segment in segments:
         for piece in _pieces(segment, room - _FRAMING_BYTES):
             cost = piece.ByteSize() + _FRAMING_BYTES
-            if chunk.segments and size + cost > room:
-                yield pb.GenerateRequest(query_id=query_id, segments=chunk)
-                chunk, size = pb.SegmentChunk(), 0
-            chunk.segments.append(piece)
-            size += cost
-    if chunk.segments:
-        yield pb.GenerateRequest(query_id=query_id, segments=chunk)
-    yield pb.GenerateRequest(query_id=query_id, end=pb.EndPrompt())
+            if taken and taken + cost > room:
+                yield group
+                group, taken = [], 0
+            group.append(piece)
+            taken += cost
+    yield group
 
 
 def _pieces(segment: Segment, room: int) -> Iterator[pb.Segment]:
@@ -88,6 +108,12 @@ def _cuts(segment: PrivateSegment, room: int) -> Iterator[tuple[int, bytes]]:
     for start in range(0, segment.tokens, 8 * step):
         at = start // 8 * eight
         yield min(8 * step, segment.tokens - start), payload[at : at + step * eight]
+
+
+def _shaping(shaping: Shaping) -> pb.Shaping | None:
+    if shaping == Shaping():
+        return None
+    return pb.Shaping(tokens=shaping.tokens, interval_ms=shaping.interval_ms, bucket_bytes=shaping.bucket_bytes)
 
 
 def _options(options: GenerationOptions) -> pb.GenerationOptions:

@@ -35,18 +35,34 @@ class GenerateRequest(_message.Message):
     def __init__(self, query_id: _Optional[int] = ..., open: _Optional[_Union[OpenQuery, _Mapping]] = ..., segments: _Optional[_Union[SegmentChunk, _Mapping]] = ..., end: _Optional[_Union[EndPrompt, _Mapping]] = ..., cancel: _Optional[_Union[CancelQuery, _Mapping]] = ..., padding: _Optional[bytes] = ...) -> None: ...
 
 class OpenQuery(_message.Message):
-    __slots__ = ("codec_fingerprint", "task", "prompt_tokens", "options", "resume_token_ids")
+    __slots__ = ("codec_fingerprint", "task", "prompt_tokens", "options", "resume_token_ids", "shaping", "segments", "end")
     CODEC_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     RESUME_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    SHAPING_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     codec_fingerprint: bytes
     task: str
     prompt_tokens: int
     options: GenerationOptions
     resume_token_ids: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, codec_fingerprint: _Optional[bytes] = ..., task: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., options: _Optional[_Union[GenerationOptions, _Mapping]] = ..., resume_token_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    shaping: Shaping
+    segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    end: bool
+    def __init__(self, codec_fingerprint: _Optional[bytes] = ..., task: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., options: _Optional[_Union[GenerationOptions, _Mapping]] = ..., resume_token_ids: _Optional[_Iterable[int]] = ..., shaping: _Optional[_Union[Shaping, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., end: bool = ...) -> None: ...
+
+class Shaping(_message.Message):
+    __slots__ = ("tokens", "interval_ms", "bucket_bytes")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    BUCKET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    tokens: int
+    interval_ms: int
+    bucket_bytes: int
+    def __init__(self, tokens: _Optional[int] = ..., interval_ms: _Optional[int] = ..., bucket_bytes: _Optional[int] = ...) -> None: ...
 
 class GenerationOptions(_message.Message):
     __slots__ = ("max_new_tokens", "temperature", "top_p", "top_k", "seed", "logprobs", "ignore_eos")

@@ -161,9 +161,7 @@ def train_inversion(
         try:
             losses = _descend(attack, channels, stream, length, prefix)
         except torch.OutOfMemoryError:
-            raise InvalidValue(
-                "attack-batch", attack.config.batch, "more than memory holds: lower it"
-            ) from None
+            raise InvalidValue("attack-batch", attack.config.batch, "more than memory holds: lower it") from None
         finally:
             torch.set_float32_matmul_precision(precision)
     return [float(loss) for loss in losses.tolist()]

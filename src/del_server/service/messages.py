@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Callable
+from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
@@ -119,10 +121,17 @@ def scored_to_pb(question: Question, scored: Scored, received_bytes: int, token_
     return response
 
 
-def count_itself(message: pb.GenerateResponse | pb.ScoreResponse, usage: pb.Usage, sent_before: int) -> None:
+def count_itself(
+    message: pb.GenerateResponse | pb.ScoreResponse,
+    usage: pb.Usage,
+    sent_before: int,
+    pad: Callable[[Any], object] | None = None,
+) -> None:
     """Set usage.sent_bytes, which is in the message, to all that was sent with it: it settles after a round or two."""
     while usage.sent_bytes != (total := sent_before + message.ByteSize() + GRPC_PREFIX):
         usage.sent_bytes = total
+        if pad is not None:
+            pad(message)
 
 
 def _usage(prompt: Prompt, received_bytes: int) -> pb.Usage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 import grpc
@@ -24,6 +24,7 @@ from del_server.service.messages import (
     problem_to_pb,
     segment_from_pb,
 )
+from del_server.service.shaping import Outlet, Shaping
 from del_server.status import Code, Draining, QueryIdInUse, TooManyQueries, UnknownQuery, problem_of
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class _Entry:
     """An unfinished query of a stream; `answer` once its prompt has ended."""
 
     query: Query
+    shaping: Shaping
     answer: asyncio.Task[None] | None = None
 
 
@@ -64,7 +66,7 @@ class Stream:
                     raise InvalidValue("message", f"{size} bytes", f"cut segments so that a message has at most {most}")
                 await self._take(request, size)
             except DelError as error:
-                await self._refuse(request.query_id, error, ended=request.HasField("end"))
+                await self._refuse(request.query_id, error, ended=request.HasField("end") or request.open.end)
         for query_id in [query_id for query_id, entry in self._entries.items() if entry.answer is None]:
             missing = InvalidValue("end", "missing", "end a prompt before closing the stream")
             await self._refuse(query_id, missing, ended=True)
@@ -88,12 +90,14 @@ class Stream:
                 await self._finish(query_id, entry, Reason.CANCELLED)
         elif entry.answer is not None:
             raise InvalidValue("event", event, "the prompt has ended; only cancel may follow")
+        elif event == "open":
+            self._add(entry, request.open.segments)
+            if request.open.end:
+                self._end(query_id, entry)
         elif event == "segments":
-            for index, segment in enumerate(request.segments.segments):
-                entry.query.add(segment_from_pb(segment, index))
+            self._add(entry, request.segments.segments)
         elif event == "end":
-            entry.query.end()
-            entry.answer = self._tasks.create_task(self._answer(query_id, entry))
+            self._end(query_id, entry)
 
     def _open(self, query_id: int, message: pb.OpenQuery) -> None:
         if query_id in self._entries:
@@ -104,8 +108,18 @@ class Stream:
         most = self._backend.limits.queries_per_stream
         if len(self._entries) >= most:
             raise TooManyQueries(f"the stream has {most} unfinished queries; wait for one or open another stream")
-        self._entries[query_id] = _Entry(Query(opening_from_pb(message, self._backend.limits), self._backend))
+        shaping = Shaping.from_pb(message.shaping)
+        query = Query(opening_from_pb(message, self._backend.limits), self._backend)
+        self._entries[query_id] = _Entry(query, shaping)
         self.idle.clear()
+
+    def _add(self, entry: _Entry, segments: Iterable[pb.Segment]) -> None:
+        for index, segment in enumerate(segments):
+            entry.query.add(segment_from_pb(segment, index))
+
+    def _end(self, query_id: int, entry: _Entry) -> None:
+        entry.query.end()
+        entry.answer = self._tasks.create_task(self._answer(query_id, entry))
 
     def _pass_over(self, query_id: int, event: str) -> None:
         """What may come for a query that is not open: the rest of a refused prompt, and a cancel that met its end."""
@@ -116,12 +130,17 @@ class Stream:
             raise UnknownQuery("query_id", query_id, "open a query before sending its prompt")
 
     async def _answer(self, query_id: int, entry: _Entry) -> None:
-        async def send(delta: Delta) -> None:
+        async def send(response: pb.GenerateResponse) -> None:
             if self._entries.get(query_id) is entry:
-                await self._send(pb.GenerateResponse(query_id=query_id, delta=delta_to_pb(delta)), entry.query)
+                await self._send(response, entry.query)
+
+        async def put(delta: Delta) -> None:
+            await outlet.put(delta_to_pb(delta))
 
         try:
-            reason = await entry.query.run(send)
+            async with Outlet(query_id, entry.shaping, send) as outlet:
+                reason = await entry.query.run(put)
+                await outlet.end()
         except DelError as error:
             await self._fail(query_id, entry, error)
         except asyncio.CancelledError:
@@ -136,7 +155,7 @@ class Stream:
     async def _finish(self, query_id: int, entry: _Entry, reason: Reason) -> None:
         if self._close(query_id, entry, reason.value):
             response = pb.GenerateResponse(query_id=query_id, finish=finish_to_pb(entry.query, reason))
-            count_itself(response, response.finish.usage, entry.query.sent_bytes)
+            count_itself(response, response.finish.usage, entry.query.sent_bytes, entry.shaping.pad)
             await self._send(response, entry.query)
 
     async def _fail(self, query_id: int, entry: _Entry, error: Exception) -> None:

@@ -1,0 +1,107 @@
+"""How an answer's messages leave: each token as it comes, so many at once, or at a steady beat; padded to a bucket.
+
+Against those who watch an encrypted connection: sizes and times of single tokens tell what an answer is about.
+Knows nothing of queries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from del_codec.errors import InvalidValue
+from del_codec.padding import check_bucket, padding
+from del_codec.v1 import inference_pb2 as pb
+
+MAX_TOKENS = 1024
+MAX_INTERVAL_MS = 10_000
+Send = Callable[[pb.GenerateResponse], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """See the wire's Shaping; 0 is off."""
+
+    tokens: int = 0
+    interval_ms: int = 0
+    bucket_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tokens <= MAX_TOKENS:
+            raise InvalidValue("shaping.tokens", self.tokens, f"use 0 (off) to {MAX_TOKENS}")
+        if not 0 <= self.interval_ms <= MAX_INTERVAL_MS:
+            raise InvalidValue("shaping.interval_ms", self.interval_ms, f"use 0 (off) to {MAX_INTERVAL_MS}")
+        if self.tokens and self.interval_ms:
+            raise InvalidValue("shaping.tokens", self.tokens, "use tokens or interval_ms, not both")
+        check_bucket(self.bucket_bytes)
+
+    @classmethod
+    def from_pb(cls, message: pb.Shaping) -> Shaping:
+        """Raises InvalidValue."""
+        return cls(message.tokens, message.interval_ms, message.bucket_bytes)
+
+    def pad(self, response: pb.GenerateResponse) -> pb.GenerateResponse:
+        """The same response, its padding set anew."""
+        response.ClearField("padding")
+        response.padding = padding(response.ByteSize(), self.bucket_bytes)
+        return response
+
+
+class Outlet:
+    """The deltas of one answer on their way out, as an async context: what is sent goes through `send`."""
+
+    def __init__(self, query_id: int, shaping: Shaping, send: Send) -> None:
+        self._query_id, self._shaping, self._send = query_id, shaping, send
+        self._waiting = pb.TokenDelta()
+        self._ended = False
+        self._beat: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Outlet:
+        if self._shaping.interval_ms:
+            self._beat = asyncio.create_task(self._keep_time(self._shaping.interval_ms / 1000))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+
+    async def put(self, delta: pb.TokenDelta) -> None:
+        """Take new tokens; where there is no beat, send them once there are enough."""
+        self._waiting.token_ids.extend(delta.token_ids)
+        self._waiting.text += delta.text
+        self._waiting.logprobs.extend(delta.logprobs)
+        if self._beat is None and len(self._waiting.token_ids) >= self._shaping.tokens:
+            await self._release()
+
+    async def end(self) -> None:
+        """Send what waits, and return when it is time for the answer's last message."""
+        self._ended = True
+        if self._beat is not None:
+            await self._beat
+        elif self._any_waiting:
+            await self._release()
+
+    @property
+    def _any_waiting(self) -> bool:
+        return bool(self._waiting.token_ids or self._waiting.text)
+
+    async def _keep_time(self, interval: float) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due = max(due + interval, loop.time())
+            await asyncio.sleep(due - loop.time())
+            if self._ended and not self._any_waiting:
+                return
+            await self._release()
+
+    async def _release(self) -> None:
+        response = pb.GenerateResponse(query_id=self._query_id)
+        if self._any_waiting:
+            response.delta.CopyFrom(self._waiting)
+            self._waiting.Clear()
+        await self._send(self._shaping.pad(response))
