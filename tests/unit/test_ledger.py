@@ -171,6 +171,11 @@ def _write_without_room(path: Path, table: LatentTable, setting: NoiseSetting) -
     return "sent"
 
 
+def _charge_one_token(path: Path, table: LatentTable, setting: NoiseSetting, name: str) -> None:
+    with Ledger(path) as ledger:
+        Gate(Policy(), ledger, "s").release(table, [words(5)], setting, name)
+
+
 def _in_a_process(function, *arguments) -> str:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return str(pool.apply(function, arguments))
@@ -186,6 +191,14 @@ class TestSharing:
             other.execute("ROLLBACK")
             Gate(Policy(), second, "s").release(table, [words(5)], setting)
         other.close()
+
+    def test_processes_that_make_it_at_once_make_one(self, path, table, setting):
+        with multiprocessing.get_context("spawn").Pool(3) as pool:
+            for turn in range(5):
+                shared = path.with_name(f"{turn}.sqlite3")
+                pool.starmap(_charge_one_token, [(shared, table, setting, str(number)) for number in range(3)])
+                with Ledger(shared) as ledger, ledger.reading() as entries:
+                    assert entries.spent("day", entries.day).past == (release_of(table, setting, 3),)
 
     def test_threads_share_one(self, ledger, table, setting):
         gate = Gate(Policy(), ledger, "s")
