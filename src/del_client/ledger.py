@@ -217,6 +217,7 @@ class Ledger:
 
 def _make_file(path: Path) -> None:
     """An empty file that only its owner may read, in a folder of the same kind where that is missing too; durable."""
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -227,11 +228,16 @@ def _make_file(path: Path) -> None:
             os.fchmod(handle, 0o600)
     finally:
         os.close(handle)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for folder in (path.parent, *(each.parent for each in made)):
+        _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def _use_write_ahead_log(database: sqlite3.Connection, seconds: float) -> None:

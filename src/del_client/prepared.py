@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from del_client.prompt import Span
 from del_codec.encode import encode
+from del_codec.errors import PrivacyRefusal
 from del_codec.frame import MAX_SEGMENT_TOKENS, PrivateSegment, PublicSegment, Segment
 from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
@@ -20,7 +21,7 @@ class Prepared:
     """A prompt whose bits are drawn: sending it again, after a lost connection say, repeats them at no new cost.
 
     fingerprint: of the codec that they were drawn with, "" where none were. conversation: what the ledger remembers
-    them under, "" where it doesn't.
+    them under, "" for a preview, which nobody was charged for.
     """
 
     spans: tuple[Span, ...]
@@ -42,6 +43,13 @@ class Prepared:
     def payload_bytes(self) -> int:
         """Bytes of their packed levels."""
         return sum(len(segment.payload) for segment in self.segments if isinstance(segment, PrivateSegment))
+
+    def check_released(self) -> None:
+        """Raise PrivacyRefusal for a preview: no ledger has its bits, and choosing among draws voids certificates."""
+        if self.private_tokens and not self.conversation:
+            raise PrivacyRefusal(
+                "these bits are a preview's and were charged to no ledger: nothing was sent; ask instead"
+            )
 
 
 def preview(table: LatentTable, spans: Sequence[Span], setting: NoiseSetting) -> Prepared:

@@ -141,7 +141,11 @@ class Session:
         return self._answer(self.reader.chat(messages), talk, read_options(options))
 
     def send(self, prepared: Prepared, **options: Unpack[OptionArguments]) -> Answer:
-        """Another answer to what was released before: the very same bits, so at no new cost. Options but the noise."""
+        """Another answer to what was released before: the very same bits, so at no new cost. Options but the noise.
+
+        Raises PrivacyRefusal for a preview.
+        """
+        prepared.check_released()
         asked = read_options(options)
 
         async def again() -> Prepared:

@@ -19,6 +19,7 @@ from hostile_codecs import VOCABULARY, codec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from del_client.client import Client
 from del_client.cutting import Span
 from del_client.defaults import default_mu
 from del_client.gate import Gate
@@ -136,6 +137,16 @@ class TestFreshNoise:
 
         assert recovered(fresh) > 0.9
         assert recovered(asked) == recovered(asked[:1]) < 0.5
+
+    def test_a_preview_is_never_sent(self, ledger):
+        """Bits that were looked at before they are charged could be drawn until they please."""
+        table = codec()
+        released = Gate(Policy(), ledger, SERVER).release(table, message(SECRET), at(5, table))
+        released.check_released()
+        with pytest.raises(PrivacyRefusal, match="preview"):
+            preview(table, message(SECRET), at(5, table)).check_released()
+        with pytest.raises(PrivacyRefusal, match="preview"):
+            Client(SERVER).send(preview(table, message(SECRET), at(5, table)))
 
     @pytest.mark.parametrize("redraws", [0, 1, 3])
     def test_one_codec_after_another_gets_no_more_draws_than_allowed(self, ledger, redraws):
