@@ -27,7 +27,7 @@ def default_folder() -> Path:
 
 
 class CodecCache:
-    """A folder of <fingerprint>.safetensors files, beside the package's. A missing or damaged one is as good as none."""
+    """A folder of <fingerprint>.safetensors files, beside the package's. A missing or damaged one counts for none."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or default_folder()
