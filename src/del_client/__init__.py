@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from del_client.answer import Answer
+    from del_client.classifying import Classification
     from del_client.client import AsyncClient, Client
     from del_client.conversation import Conversation
     from del_client.embed_report import EmbedReport
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Answer",
     "AsyncClient",
+    "Classification",
     "Client",
     "Conversation",
     "EmbedReport",
@@ -37,6 +39,7 @@ __all__ = [
 _HOMES = {
     "Answer": "answer",
     "AsyncClient": "client",
+    "Classification": "classifying",
     "Client": "client",
     "Conversation": "conversation",
     "EmbedReport": "embed_report",

@@ -5,9 +5,13 @@ Everything that they can do is Session's; here is only who waits for it, and how
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
+from typing import Unpack
 
+from del_client.classifying import Classification
 from del_client.loop_thread import LoopThread
+from del_client.options import OptionArguments
 from del_client.session import Session
 
 
@@ -27,6 +31,23 @@ class AsyncClient(Session):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._close()
+
+    async def classify(
+        self,
+        text: str | Sequence[str],
+        labels: Sequence[str] | None = None,
+        *,
+        task: str = "",
+        template: str | None = None,
+        **options: Unpack[OptionArguments],
+    ) -> Classification:
+        """Which label a private text, or pair of texts, most likely has.
+
+        labels: the answers to choose from; PUBLIC. task: one of the server's, with labels and a soft prompt of its own.
+        template: the words around the texts, {} where each stands; PUBLIC. options: noise, `clear` and `timeout` count.
+        Each call is a release of its own, which costs. Raises InvalidValue for what can't be asked.
+        """
+        return await self._classify(text, labels, task, template, options)
 
 
 class Client(Session):
@@ -56,3 +77,17 @@ class Client(Session):
                 self._loop.run(self._close())
             finally:
                 self._loop.close()
+
+    def classify(
+        self,
+        text: str | Sequence[str],
+        labels: Sequence[str] | None = None,
+        *,
+        task: str = "",
+        template: str | None = None,
+        **options: Unpack[OptionArguments],
+    ) -> Classification:
+        """As AsyncClient's."""
+        if self._loop is None:
+            raise RuntimeError("enter the client first: `with Client(...) as client`")
+        return self._loop.run(self._classify(text, labels, task, template, options))

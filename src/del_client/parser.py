@@ -48,6 +48,7 @@ def build_parser() -> Parser:
     for add in (
         _add_ask,
         _add_chat,
+        _add_classify,
         _add_inspect,
         _add_certify,
         _add_budget,
@@ -89,6 +90,28 @@ def _add_chat(commands: Commands) -> None:
         "del-client chat --system 'Answer in one sentence.' --mu 15",
     )
     _add_settings(chat, *_ASKING)
+
+
+def _add_classify(commands: Commands) -> None:
+    classify = _command(
+        commands,
+        "classify",
+        "say which of some labels a text has",
+        "Rank labels by how likely the model finds each after a private text: the text leaves this device only as "
+        "randomised bits; the labels and the words around the text are public. A task of the server's brings labels "
+        "and a training of its own.",
+        "del-client classify 'The plot is thin.' --task sst2",
+        "del-client classify 'It rains.' --pair 'The sky is blue.' --labels yes no --template '{} So: {} True?'",
+    )
+    _add_settings(classify, "server", "policy", "ledger", *_NOISE, "timeout", "patience", *_FILES)
+    classify.add_argument("prompt", nargs="?", metavar="TEXT", help='the text; "-" or nothing: standard input')
+    classify.add_argument("--pair", metavar="TEXT", help="a second private text, to be judged with the first")
+    classify.add_argument("--labels", nargs="+", metavar="LABEL", help="PUBLIC: the answers to choose from")
+    classify.add_argument("--task", default="", metavar="NAME", help="a task of the server's, trained for its question")
+    classify.add_argument("--template", help="PUBLIC: the words around the texts, {} where each stands")
+    classify.add_argument("--public", action="store_true", help="NO PRIVACY: send the whole prompt as plain token ids")
+    classify.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    classify.add_argument("--quiet", action="store_true", help="print the labels alone")
 
 
 def _add_inspect(commands: Commands) -> None:

@@ -65,6 +65,10 @@ class PromptReader:
         """
         return self._marked(*filled(task, fields))
 
+    def ids(self, text: str) -> tuple[int, ...]:
+        """The ids of a public text that stands behind others, without marks of the tokenizer's around it."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
     def _marked(self, text: str, regions: Sequence[Region]) -> list[Span]:
         """The spans of a text that stands by itself, with the marks that the tokenizer sets around one."""
         spans = cut(self.tokenizer, text, regions, self._pad_id)

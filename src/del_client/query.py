@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from del_codec.errors import InvalidValue, MismatchError
 from del_codec.frame import Segment
 from del_codec.padding import check_bucket
 from del_codec.table import MAX_TABLE_BYTES
+from del_codec.task import Task
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -89,11 +91,25 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt and what may follow it, each to be judged. fingerprint: the codec's, in hex; task: "" for none.
+
+    candidates: token ids of each.
+    """
+
+    fingerprint: str
+    segments: tuple[Segment, ...]
+    candidates: tuple[tuple[int, ...], ...]
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CodecOffer:
-    """A codec that a server offers: its fingerprint in hex and the size of its device half in bytes."""
+    """A codec that a server offers: its fingerprint in hex, the size of its device half in bytes, and its tasks."""
 
     fingerprint: str
     size: int
+    tasks: tuple[Task, ...] = ()
 
     def __post_init__(self) -> None:
         if not _FINGERPRINT.fullmatch(self.fingerprint):
@@ -111,17 +127,38 @@ class Limits:
     new_tokens: int
     message_bytes: int
     segments: int
+    candidates: int = 0
+    candidate_tokens: int = 0
 
     def check(self, prompt_tokens: int, segments: int, options: GenerationOptions) -> None:
         """Raise InvalidValue for what the server would refuse, so that no private bits are spent on it."""
-        for field, value, limit in (
+        _check(
             ("prompt tokens", prompt_tokens, self.prompt_tokens),
             ("max_new_tokens", options.max_new_tokens, self.new_tokens),
             ("tokens of prompt and answer", prompt_tokens + options.max_new_tokens, self.context_tokens),
             ("segments", segments, self.segments),
-        ):
-            if limit and value > limit:
-                raise InvalidValue(field, value, f"this server takes at most {limit}; nothing was sent")
+        )
+
+    def check_candidates(
+        self, prompt_tokens: int, segments: int, candidates: Sequence[Sequence[int]], size: int
+    ) -> None:
+        """The same for a question of `size` bytes at most."""
+        sizes = [len(ids) for ids in candidates]
+        _check(
+            ("prompt tokens", prompt_tokens, self.prompt_tokens),
+            ("tokens of prompt and candidate", prompt_tokens + max(sizes), self.context_tokens),
+            ("segments", segments, self.segments),
+            ("candidates", len(sizes), self.candidates),
+            ("tokens of candidates", sum(sizes), self.candidate_tokens),
+            ("bytes of the message", size, self.message_bytes),
+        )
+
+
+def _check(*rows: tuple[str, int, int]) -> None:
+    """(field, value, limit) each; a limit of 0 is none."""
+    for field, value, limit in rows:
+        if limit and value > limit:
+            raise InvalidValue(field, value, f"this server takes at most {limit}; nothing was sent")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +220,24 @@ class Timings:
     prefill_us: int
     generate_us: int
     first_token_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely one candidate is after the prompt: natural-log probability of all of its `tokens` together."""
+
+    logprob: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """All candidates' scores, in their order. wire_bytes: as in Finish."""
+
+    scores: tuple[Score, ...]
+    usage: Usage
+    timings: Timings
+    wire_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from del_client.query import Event, Finish, Query, TokenDelta
 from del_codec.errors import InvalidValue, UnavailableError
 
+T = TypeVar("T")
 SendOnce = Callable[[Query], AsyncGenerator[Event]]
 Interrupted = Callable[[UnavailableError, float], None]
 
@@ -83,6 +85,23 @@ async def answer(
                 raise
             held.clear()
             interruptions += failures == 1
+            interrupted(error, wait)
+        await asyncio.sleep(wait)
+
+
+async def result(send_once: Callable[[], Awaitable[T]], patience: Patience, interrupted: Interrupted) -> T:
+    """What a call that gives one thing gives, called again where the connection was lost; as `answer` does."""
+    failures, started = 0, time.monotonic()
+    while True:
+        try:
+            return await send_once()
+        except UnavailableError as error:
+            if error.retry_after is None:
+                raise
+            failures += 1
+            wait = max(patience.wait(failures), error.retry_after)
+            if time.monotonic() + wait - started > patience.seconds:
+                raise
             interrupted(error, wait)
         await asyncio.sleep(wait)
 

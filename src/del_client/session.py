@@ -7,12 +7,14 @@ policy, entered into the ledger, drawn once), an answer (the bits sent). Knows n
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Unpack
 
 from del_client.answer import Answer, Course, Reading
+from del_client.classifying import Classification, choose_task, most_bytes, rank, within
 from del_client.codec_cache import CodecCache
 from del_client.conversation import Conversation
 from del_client.defaults import DEFAULT_SERVER
@@ -27,8 +29,8 @@ from del_client.pinned import load_reader
 from del_client.policy import Policy
 from del_client.prepared import Prepared, cut_spans
 from del_client.prompt import PromptReader, Span
-from del_client.query import Event, GenerationOptions, Query, ServerInfo, Traffic
-from del_client.retrying import Interrupted, Patience
+from del_client.query import Event, GenerationOptions, Query, Question, ServerInfo, Traffic
+from del_client.retrying import Interrupted, Patience, result
 from del_client.retrying import answer as unbroken
 from del_client.transport import Transport
 from del_codec.errors import MismatchError, UnavailableError
@@ -152,6 +154,37 @@ class Session:
             return prepared
 
         return Answer(self._course(again, asked), Reading(stop=asked.stop, seconds=asked.timeout))
+
+    async def _classify(
+        self,
+        text: str | Sequence[str],
+        labels: Sequence[str] | None,
+        task: str,
+        template: str | None,
+        options: OptionArguments,
+    ) -> Classification:
+        asked, fields = read_options(options), [text] if isinstance(text, str) else list(text)
+        chosen, name = choose_task(self.info.codecs[0], task, len(fields), template, labels)
+        spans = self.reader.task(chosen, self.desk.chat([Message("user", field) for field in fields]))
+        candidates = tuple(self.reader.ids(chosen.continuation(label)) for label in chosen.labels)
+        setting = asked.setting(self.table.spec)
+        pieces = cut_spans(spans)
+        size = most_bytes(pieces, setting, self.table.spec.dim, candidates)
+        tokens = sum(len(piece.token_ids) for piece in pieces)
+        self.info.limits.check_candidates(tokens, len(pieces), candidates, size)  # before anything is spent
+        started = time.monotonic()
+        async with within(asked.timeout):
+            if asked.clear:
+                prepared = await asyncio.to_thread(self.gate.public, spans)
+            else:
+                prepared = await asyncio.to_thread(self.gate.release, self.table, spans, setting)
+            # A wholly public prompt meets the plain model, whatever the task.
+            served = name if prepared.fingerprint else ""
+            question = Question(prepared.fingerprint, prepared.segments, candidates, served)
+            send = partial(self._transport.score, question)
+            scores = await result(send, self._patience, self._interrupted)
+        elapsed = 1000 * (time.monotonic() - started)
+        return Classification(rank(chosen, scores), scores, prepared, self.desk.privacy(prepared), elapsed)
 
     def embed_report(self, prompt: Prompt, **options: Unpack[OptionArguments]) -> EmbedReport:
         """What a prompt would give away and cost. Nothing is sent and nothing is spent."""

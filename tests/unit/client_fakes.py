@@ -131,6 +131,10 @@ class FakeServer(rpc.InferenceServiceServicer):
     streams: list[dict[int, list[pb.GenerateRequest]]] = field(default_factory=list)
     reading: asyncio.Event | None = None  # where given, requests are read only once it is set
     before_info: Callable[[grpc.aio.ServicerContext], Awaitable[None]] | None = None
+    tasks: list[pb.TaskInfo] = field(default_factory=list)
+    questions: list[pb.ScoreRequest] = field(default_factory=list)
+    before_score: Callable[[grpc.aio.ServicerContext], Awaitable[None]] | None = None
+    logprobs: list[float] = field(default_factory=lambda: [-1.0, -2.0])
 
     def requests(self, query_id: int = 1) -> list[pb.GenerateRequest]:
         """What came for a query of the last stream."""
@@ -142,7 +146,7 @@ class FakeServer(rpc.InferenceServiceServicer):
         codecs = []
         if self.codec:
             size = len(self.codec.data) if self.announced_size is None else self.announced_size
-            codecs = [pb.CodecInfo(fingerprint=self.codec.fingerprint, size=size)]
+            codecs = [pb.CodecInfo(fingerprint=self.codec.fingerprint, size=size, task_infos=self.tasks)]
         return pb.GetServerInfoResponse(server_version="0", model="tiny", codecs=codecs, limits=self.limits)
 
     async def DownloadCodec(self, request, context):
@@ -151,6 +155,14 @@ class FakeServer(rpc.InferenceServiceServicer):
         data = self.codec.data if self.download is None else self.download
         for start in range(0, len(data), 1000):
             yield pb.DownloadCodecResponse(chunk=data[start : start + 1000])
+
+    async def Score(self, request, context):
+        self.questions.append(request)
+        if self.before_score:
+            await self.before_score(context)
+        pairs = zip(request.candidates, self.logprobs, strict=False)
+        scores = [pb.CandidateScore(logprob=value, tokens=len(one.token_ids)) for one, value in pairs]
+        return pb.ScoreResponse(scores=scores, usage=pb.Usage(received_bytes=request.ByteSize() + 5))
 
     async def Generate(self, request_iterator, context):
         queries: dict[int, list[pb.GenerateRequest]] = {}

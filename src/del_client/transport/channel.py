@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Awaitable
 import grpc
 import grpc.aio
 
-from del_client.query import Event, Limits, Query, ServerInfo, Traffic
+from del_client.query import Event, Limits, Query, Question, Scores, ServerInfo, Traffic
 from del_client.transport import messages
 from del_client.transport.connection import open_channel
 from del_client.transport.status import query_error, rpc_error
@@ -120,6 +120,15 @@ class Transport:
             stream.forget(query_id)
             if not ended:
                 await stream.cancel(query_id)
+
+    async def score(self, question: Question) -> Scores:
+        """Ask a question once; cancelling the wait ends its work on the server. Raises any error of the server's."""
+        request = messages.score_request(question)
+        try:
+            response = await self._stub.Score(request)
+        except grpc.aio.AioRpcError as error:
+            raise rpc_error(error, self._server) from None
+        return messages.scores(response, question, messages.wire_size(request))
 
 
 class _Stream:

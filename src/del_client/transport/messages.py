@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from del_client.query import (
@@ -11,6 +12,9 @@ from del_client.query import (
     GenerationOptions,
     Limits,
     Query,
+    Question,
+    Score,
+    Scores,
     ServerInfo,
     Shaping,
     Timings,
@@ -18,15 +22,20 @@ from del_client.query import (
     TokenLogprobs,
     Usage,
 )
+from del_codec.errors import InvalidValue, MismatchError
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
 from del_codec.padding import padding
+from del_codec.task import Task
 from del_codec.v1 import inference_pb2 as pb
 
 GRPC_PREFIX_BYTES = 5
 DEFAULT_MESSAGE_BYTES = 1 << 20
+MAX_TASKS = 256
 # Tags, lengths and the small fields around one piece, and the most that one token id takes.
 _FRAMING_BYTES = 48
 _ID_BYTES = 5
+# Room that no segment exceeds: it is not cut.
+_WHOLE = 1 << 30
 
 _REASONS: dict[int, FinishReason] = {
     pb.FINISH_REASON_STOP: "stop",
@@ -35,7 +44,7 @@ _REASONS: dict[int, FinishReason] = {
 }
 
 
-def wire_size(message: pb.GenerateRequest) -> int:
+def wire_size(message: pb.GenerateRequest | pb.ScoreRequest) -> int:
     """Bytes of a message with gRPC's prefix; HTTP/2 and TCP add theirs."""
     return int(message.ByteSize()) + GRPC_PREFIX_BYTES
 
@@ -134,15 +143,25 @@ def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
         version=message.server_version,
         model=message.model,
         engine=message.engine,
-        codecs=tuple(CodecOffer(codec.fingerprint.hex(), codec.size) for codec in message.codecs),
+        codecs=tuple(_offer(codec) for codec in message.codecs),
         limits=Limits(
             context_tokens=limits.context_tokens,
             prompt_tokens=limits.prompt_tokens,
             new_tokens=limits.new_tokens,
             message_bytes=limits.message_bytes,
             segments=limits.segments,
+            candidates=limits.candidates,
+            candidate_tokens=limits.candidate_tokens,
         ),
     )
+
+
+def _offer(codec: pb.CodecInfo) -> CodecOffer:
+    try:
+        tasks = tuple(Task(info.name, info.template, tuple(info.labels)) for info in codec.task_infos[:MAX_TASKS])
+    except InvalidValue as error:
+        raise MismatchError(f"the server's codec has a task that is none: {error}") from None
+    return CodecOffer(codec.fingerprint.hex(), codec.size, tasks)
 
 
 def token_delta(message: pb.TokenDelta) -> TokenDelta:
@@ -156,23 +175,44 @@ def token_delta(message: pb.TokenDelta) -> TokenDelta:
 
 def finish(message: pb.FinishedQuery, wire_bytes: int) -> Finish:
     """The end of an answer; a reason that this client doesn't know counts as "stop"."""
-    usage, timings = message.usage, message.timings
-    return Finish(
-        reason=_REASONS.get(message.reason, "stop"),
-        usage=Usage(
-            private_tokens=usage.private_tokens,
-            public_tokens=usage.public_tokens,
-            new_tokens=usage.new_tokens,
-            payload_bytes=usage.payload_bytes,
-            received_bytes=usage.received_bytes,
-            sent_bytes=usage.sent_bytes,
-        ),
-        timings=Timings(
-            queue_us=timings.queue_us,
-            decode_us=timings.decode_us,
-            prefill_us=timings.prefill_us,
-            generate_us=timings.generate_us,
-            first_token_us=timings.first_token_us,
-        ),
-        wire_bytes=wire_bytes,
+    reason = _REASONS.get(message.reason, "stop")
+    return Finish(reason, _usage(message.usage), _timings(message.timings), wire_bytes)
+
+
+def score_request(question: Question) -> pb.ScoreRequest:
+    """The one message of a question."""
+    return pb.ScoreRequest(
+        codec_fingerprint=bytes.fromhex(question.fingerprint),
+        task=question.task,
+        segments=[piece for segment in question.segments for piece in _pieces(segment, _WHOLE)],
+        candidates=[pb.Candidate(token_ids=ids) for ids in question.candidates],
+    )
+
+
+def scores(message: pb.ScoreResponse, question: Question, wire_bytes: int) -> Scores:
+    """Raises MismatchError unless there is one finite score for each candidate."""
+    found = tuple(Score(score.logprob, score.tokens) for score in message.scores)
+    if len(found) != len(question.candidates) or not all(math.isfinite(score.logprob) for score in found):
+        raise MismatchError(f"the server gave {len(found)} scores for {len(question.candidates)} candidates")
+    return Scores(found, _usage(message.usage), _timings(message.timings), wire_bytes)
+
+
+def _usage(message: pb.Usage) -> Usage:
+    return Usage(
+        private_tokens=message.private_tokens,
+        public_tokens=message.public_tokens,
+        new_tokens=message.new_tokens,
+        payload_bytes=message.payload_bytes,
+        received_bytes=message.received_bytes,
+        sent_bytes=message.sent_bytes,
+    )
+
+
+def _timings(message: pb.Timings) -> Timings:
+    return Timings(
+        queue_us=message.queue_us,
+        decode_us=message.decode_us,
+        prefill_us=message.prefill_us,
+        generate_us=message.generate_us,
+        first_token_us=message.first_token_us,
     )
