@@ -61,6 +61,11 @@ class Draft:
         """How often this very message was drawn before, under any codec."""
         return self._entries.times_drawn(message.tag)
 
+    @property
+    def earlier_codec(self) -> str | None:
+        """The codec that the conversation's latest bits were drawn with."""
+        return self._entries.codec_of(self._conversation)
+
     def remember(self, message: DraftMessage, segments: Sequence[PrivateSegment]) -> None:
         """Keep a message's bits for when it is sent again."""
         self._entries.remember(

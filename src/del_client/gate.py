@@ -138,7 +138,8 @@ class Gate:
             if drawn > self._policy.redraws:
                 raise PrivacyRefusal(
                     f"message {message.number} was drawn {drawn} times already, and those bits are no longer kept or "
-                    "another codec's: fresh noise for the same text tells more of it, and the policy allows "
+                    f"another codec's (the conversation's is {draft.earlier_codec}, this is {draft.table.fingerprint}): "
+                    "fresh noise for the same text tells more of it, and the policy allows "
                     f"{self._policy.redraws} redraws; nothing was sent; use the earlier codec, begin a new "
                     "conversation, or raise `redraws`"
                 )

@@ -182,12 +182,13 @@ class Policy:
         ceiling = CEILING_MU_MILLI / 1000
         if kind.mu > ceiling and not self.allow_weak:
             raise InvalidValue(f"kinds.{kind.name}.mu", kind.mu, f"use at most {ceiling:g}, or set allow_weak = true")
-        if self.limits.secret.cap is not None and kind.choices is None:
-            raise InvalidValue(
-                f"kinds.{kind.name}.choices",
-                None,
-                "limits.secret.cap needs it: from how many equally likely values would an attacker have to guess?",
-            )
+        cap, key = self.limits.secret.cap, f"kinds.{kind.name}.choices"
+        if cap is not None and kind.choices is None:
+            remedy = "limits.secret.cap needs it: from how many equally likely values would an attacker have to guess?"
+            raise InvalidValue(key, None, remedy)
+        if cap is not None and kind.choices is not None and cap * kind.choices < 1:
+            remedy = f"a blind guess succeeds more often than limits.secret.cap = {cap:g} allows: raise one of them"
+            raise InvalidValue(key, kind.choices, remedy)
 
     @classmethod
     def from_toml(cls, text: str) -> Policy:

@@ -115,6 +115,11 @@ def test_a_kind_knows_its_noise():
         ("[kinds.name]\nname = 'x'", "kinds.name.name", "no such key"),
         ("allow_weak = false\n[kinds.name]\nmode = 'private'\nmu = 20", "kinds.name.mu", "at most 12"),
         ("[limits.secret]\ncap = 0.1\n[kinds.n]\nmode = 'private'\nmu = 2", "kinds.n.choices", "limits.secret.cap"),
+        (
+            "[limits.secret]\ncap = 0.01\n[kinds.n]\nmode = 'private'\nmu = 2\nchoices = 99",
+            "kinds.n.choices",
+            "a blind guess",
+        ),
         ("delta = ", "policy", "end of document"),
     ],
 )
