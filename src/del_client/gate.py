@@ -137,8 +137,8 @@ class Gate:
             drawn = draft.times_drawn(message)
             if drawn > self._policy.redraws:
                 raise PrivacyRefusal(
-                    f"message {message.number} was drawn {drawn} times already, and those bits are no longer kept or "
-                    f"another codec's (the conversation's is {draft.earlier_codec}, this is {draft.table.fingerprint}): "
+                    f"message {message.number} was drawn {drawn} times already, and those bits are no longer kept, or "
+                    f"another codec's: the conversation's is {draft.earlier_codec}, this is {draft.table.fingerprint}; "
                     "fresh noise for the same text tells more of it, and the policy allows "
                     f"{self._policy.redraws} redraws; nothing was sent; use the earlier codec, begin a new "
                     "conversation, or raise `redraws`"
