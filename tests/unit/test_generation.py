@@ -15,12 +15,17 @@ import torch.nn.functional as F
 
 from del_codec.errors import ArtifactError, InvalidValue
 from del_server.codec import REFERENCES_FILE, ServedCodec
-from del_server.evaluation import sentence
+from del_server.evaluation import generation, sentence
 from del_server.evaluation.generation import Passages, Writer, generation_table
 from del_server.evaluation.sentence import SentenceEncoder
 from del_server.evaluation.study import Study
 
 WORDS = ["rain", "falls", "mainly", "on", "the", "plain"]
+
+
+@pytest.fixture(autouse=True)
+def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "NEW_TOKENS", 24)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +132,7 @@ def test_what_is_written_ends_at_the_end_of_sequence(study: Study, tokenizer: An
     written = writer._write(study.readers[0].plain, [embeddings[torch.arange(3, 9)], embeddings[torch.arange(40, 60)]])
     end = tokenizer.convert_tokens_to_ids(tokenizer.eos_token)
     for ids in written:
-        assert len(ids) <= 200
+        assert len(ids) <= 24
         assert end not in ids.tolist()
 
 

@@ -36,7 +36,7 @@ class LanguagePrior:
     model: Any
     prefix: Tensor
     log_unigram: Tensor
-    smoothing: float = 0.05
+    smoothing: float = 0.1
 
     def __post_init__(self) -> None:
         if self.prefix.ndim != 1 or not len(self.prefix):
