@@ -98,7 +98,7 @@ class ServedCodec:
         soft = read_soft_prompt(folder / SOFT_PROMPT_FOLDER, spec.embedding_width).to(embeddings)
         tasks = load_tasks(folder, embeddings)
         decoder = PromptDecoder(table, network, embeddings)
-        adapter = _load_adapter(folder / LORA_FOLDER, model, table.fingerprint)
+        adapter = lora.load_once(model, folder / LORA_FOLDER)
         return cls(table, (folder / DEVICE_FILE).read_bytes(), tasks, soft, decoder, adapter)
 
     @property
@@ -131,15 +131,6 @@ class ServedCodec:
         if not any(isinstance(segment, PrivateSegment) for segment in segments):
             return decoded
         return torch.cat([self.soft_prompt_of(task), decoded])
-
-
-def _load_adapter(folder: Path, model: Any, fingerprint: str) -> str | None:
-    """Add the LoRA of a codec's folder to the model; its name, or None where there is none."""
-    if not folder.is_dir():
-        return None
-    name = f"codec_{fingerprint[:16]}"
-    lora.load_lora(model, name, folder)
-    return name
 
 
 def save_codec(

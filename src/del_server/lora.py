@@ -6,6 +6,7 @@ adapter is applied. Knows nothing of codecs, prompts or training.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -112,3 +113,21 @@ def load_lora(model: Any, name: str, folder: Path) -> None:
             raise ArtifactError(f"{folder / WEIGHTS_FILE} holds weights of other layers: {unread[:3]}")
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{folder} is not a LoRA adapter of this model: {error}") from None
+
+
+def load_once(model: Any, folder: Path) -> str | None:
+    """The name under which the model has the LoRA of a folder, added if need be; None if there is no such folder.
+
+    It is named by its content, so one model can be given many codecs, and one that was trained again. Raises
+    ArtifactError.
+    """
+    if not folder.is_dir():
+        return None
+    try:
+        weights = (folder / WEIGHTS_FILE).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{folder / WEIGHTS_FILE} can't be read: {error.strerror}") from None
+    name = f"lora_{hashlib.sha256(weights).hexdigest()[:16]}"
+    if name not in getattr(model, "peft_config", {}):
+        load_lora(model, name, folder)
+    return name

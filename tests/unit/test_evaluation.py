@@ -27,7 +27,8 @@ from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
 from del_codec.spec import Measured
 from del_codec.table import LatentTable
-from del_server.codec import REFERENCES_FILE, ServedCodec
+from del_server import lora
+from del_server.codec import LORA_FOLDER, REFERENCES_FILE, REFERENCES_FOLDER, ServedCodec
 from del_server.commands import evaluate
 from del_server.evaluation.estimate import Estimate
 from del_server.evaluation.leakage import Leakage
@@ -177,6 +178,29 @@ def test_seeds_are_studied_together(folder: Path, tiny_codec: Path, model: Any, 
     # The same codec twice: the mean is that of one, and the seeds add (almost) nothing to its error.
     assert row.retained.mean == pytest.approx(alone.retained.mean, rel=1e-3)
     assert row.retained.error == pytest.approx(alone.retained.error, rel=0.05)
+
+
+def test_each_reader_has_its_own_adapter(tiny_model: Path, folder: Path, stream: Ids) -> None:
+    from transformers import AutoModelForCausalLM
+
+    for seed, where in enumerate((LORA_FOLDER, f"{REFERENCES_FOLDER}/floor", f"{REFERENCES_FOLDER}/ceiling")):
+        teacher = AutoModelForCausalLM.from_pretrained(tiny_model)
+        torch.manual_seed(seed)
+        for weight in lora.add_lora(teacher, "taught", 2):
+            torch.nn.init.normal_(weight, std=0.3)
+        lora.save_lora(teacher, "taught", folder / where)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    bare = measure(Study(model, [folder], START), stream, [ALMOST_NO_NOISE], [8], ("prior",))
+    (readers,) = Study(model, [folder], START).readers  # a second study of the same model finds them there
+    adapters = [reader.adapter for reader in (readers.served, readers.floor, readers.ceiling)]
+    assert None not in adapters
+    assert len(set(adapters)) == 3
+    assert readers.plain.adapter is None
+    prompt, target = cut(stream)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model)
+    assert math.log(bare.perplexities["plain"]) == pytest.approx(nll(plain, None, prompt, target), rel=1e-4)
+    lora.use(model, readers.floor.adapter)
+    assert math.log(bare.perplexities["floor"]) == pytest.approx(nll(model, readers.floor.soft, None, target), rel=1e-4)
 
 
 def test_a_codec_without_floor_and_ceiling_is_refused(folder: Path, model: Any) -> None:

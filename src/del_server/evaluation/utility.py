@@ -5,11 +5,9 @@ Knows nothing of noise: prompts come as embeddings, with the model and the soft 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +18,7 @@ from torch import Tensor
 
 from del_codec.errors import ArtifactError
 from del_server.codec import REFERENCES_FILE, REFERENCES_FOLDER, ServedCodec
-from del_server.lora import load_lora
+from del_server.lora import load_once
 from del_server.training.objective import Judge, token_nll
 
 Losses = npt.NDArray[np.float64]
@@ -71,7 +69,7 @@ class Readers:
         except (OSError, KeyError, safetensors.SafetensorError) as error:
             raise ArtifactError(f"{path} holds no floor and ceiling: {error}; train again") from None
         lowest, highest = (
-            Reader(judge, prompt, _load_adapter(judge.model, folder / REFERENCES_FOLDER / name))
+            Reader(judge, prompt, load_once(judge.model, folder / REFERENCES_FOLDER / name))
             for name, prompt in (("floor", floor), ("ceiling", ceiling))
         )
         return cls(Reader(judge, codec.soft_prompt, codec.adapter), lowest, highest, Reader(judge, None))
@@ -85,16 +83,6 @@ class Readers:
         }
         best = min(readings, key=lambda name: float(readings[name].mean()))
         return Bounds(self.floor.losses(clean[:, :0], target), readings[best], readings["plain"], best)
-
-
-def _load_adapter(model: Any, folder: Path) -> str | None:
-    """The name under which the model has the LoRA of a folder; None if there is no such folder."""
-    if not folder.is_dir():
-        return None
-    # PEFT's names become module names, where a dot would part them.
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    load_lora(model, name, folder)
-    return name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
