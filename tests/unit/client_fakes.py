@@ -7,12 +7,15 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from del_client import Patience
+from del_client.codec_cache import CodecCache
 from del_client.loop_thread import LoopThread
 from del_codec.spec import CodecSpec, Measured
 from del_codec.table import LatentTable
@@ -87,6 +90,17 @@ def make_codec(folder: Path, **changes: object) -> TinyCodec:
     data = LatentTable.to_bytes(spec, latents, counts)
     (folder / "device.safetensors").write_bytes(data)
     return replace(codec, data=data)
+
+
+def client_arguments(codec: TinyCodec, folder: Path) -> dict[str, Any]:
+    """Of a client whose files all lie in a folder, and which is quickly out of patience."""
+    return {
+        "tokenizer": codec.tokenizer,
+        "chat_template": codec.chat_template,
+        "cache": CodecCache(folder),
+        "ledger": folder / "ledger.sqlite3",
+        "patience": Patience(5, 0.01, 0.1),
+    }
 
 
 Reply = Callable[[int, list[pb.GenerateRequest]], AsyncIterator[pb.GenerateResponse]]

@@ -11,10 +11,9 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from client_fakes import DIM, FakeServer, Serving, ServingThread, TinyCodec, make_codec
+from client_fakes import DIM, FakeServer, Serving, ServingThread, TinyCodec, client_arguments, make_codec
 
 from del_client import AsyncClient, Client, Ledger, Patience, Policy
-from del_client.codec_cache import CodecCache
 from del_codec.errors import InvalidValue, MismatchError, PrivacyRefusal, TimedOut, UnavailableError
 from del_codec.noise import NoiseSetting
 from del_codec.v1 import inference_pb2 as pb
@@ -33,19 +32,9 @@ def server(codec: TinyCodec) -> FakeServer:
     return FakeServer(codec, tasks=[MOOD, PAIR])
 
 
-def arguments(codec: TinyCodec, folder: Path) -> dict[str, Any]:
-    return {
-        "tokenizer": codec.tokenizer,
-        "chat_template": codec.chat_template,
-        "cache": CodecCache(folder),
-        "ledger": folder / "ledger.sqlite3",
-        "patience": Patience(5, 0.01, 0.1),
-    }
-
-
 @pytest.fixture
 async def client(server: FakeServer, codec: TinyCodec, tmp_path: Path) -> AsyncIterator[AsyncClient]:
-    async with Serving(server) as address, AsyncClient(address, **arguments(codec, tmp_path)) as client:
+    async with Serving(server) as address, AsyncClient(address, **client_arguments(codec, tmp_path)) as client:
         yield client
 
 
@@ -118,7 +107,7 @@ async def test_a_policy_that_is_exceeded_keeps_everything_here(
     policy = Policy.from_toml("[limits.prompt]\nepsilon = 1.0\n")
     async with (
         Serving(server) as address,
-        AsyncClient(address, policy=policy, **arguments(codec, tmp_path)) as client,
+        AsyncClient(address, policy=policy, **client_arguments(codec, tmp_path)) as client,
     ):
         with pytest.raises(PrivacyRefusal):
             await client.classify("dull", task="mood", mu=9)
@@ -129,7 +118,7 @@ async def test_in_the_clear_where_the_policy_allows_it(server: FakeServer, codec
     policy = Policy.from_toml("allow_clear = true\n")
     async with (
         Serving(server) as address,
-        AsyncClient(address, policy=policy, **arguments(codec, tmp_path)) as client,
+        AsyncClient(address, policy=policy, **client_arguments(codec, tmp_path)) as client,
     ):
         found = await client.classify("dull", task="mood", clear=True)
     assert text_of(client, server.questions[0].segments[0].public.token_ids) == "Text: dull\nMood: "
@@ -152,7 +141,7 @@ async def test_patience_ends(server: FakeServer, codec: TinyCodec, tmp_path: Pat
         await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
 
     server.before_score = fail
-    impatient = {**arguments(codec, tmp_path), "patience": Patience(0)}
+    impatient = {**client_arguments(codec, tmp_path), "patience": Patience(0)}
     async with Serving(server) as address, AsyncClient(address, **impatient) as client:
         with pytest.raises(UnavailableError):
             await client.classify("dull", task="mood")
@@ -195,7 +184,7 @@ async def test_what_can_not_be_asked_is_refused_before_anything_is_spent(
     server: FakeServer, codec: TinyCodec, tmp_path: Path, question: dict[str, Any], field: str
 ) -> None:
     server.limits = pb.Limits(prompt_tokens=50, context_tokens=60, candidates=2)
-    async with Serving(server) as address, AsyncClient(address, **arguments(codec, tmp_path)) as client:
+    async with Serving(server) as address, AsyncClient(address, **client_arguments(codec, tmp_path)) as client:
         with pytest.raises(InvalidValue) as caught:
             await client.classify(**question)
         assert caught.value.field == field
@@ -208,7 +197,7 @@ async def test_a_message_over_the_servers_limit_is_refused_before_anything_is_sp
     server: FakeServer, codec: TinyCodec, tmp_path: Path
 ) -> None:
     server.limits = pb.Limits(message_bytes=600)
-    async with Serving(server) as address, AsyncClient(address, **arguments(codec, tmp_path)) as client:
+    async with Serving(server) as address, AsyncClient(address, **client_arguments(codec, tmp_path)) as client:
         with pytest.raises(InvalidValue, match="bytes of the message"):
             await client.classify("dull" * 100, task="mood")
     assert server.questions == []
@@ -225,12 +214,12 @@ async def test_a_task_that_is_none_is_refused(server: FakeServer, codec: TinyCod
     server.tasks = [pb.TaskInfo(name="mood", template="no place", labels=["a", "b"])]
     async with Serving(server) as address:
         with pytest.raises(MismatchError, match="template"):
-            await AsyncClient(address, **arguments(codec, tmp_path)).__aenter__()
+            await AsyncClient(address, **client_arguments(codec, tmp_path)).__aenter__()
 
 
 def test_code_without_an_event_loop(server: FakeServer, codec: TinyCodec, tmp_path: Path) -> None:
     with ServingThread(server) as address:
-        client = Client(address, **arguments(codec, tmp_path))
+        client = Client(address, **client_arguments(codec, tmp_path))
         with pytest.raises(RuntimeError, match="enter"):
             client.classify("dull", task="mood")
         with client:

@@ -11,10 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client_fakes import DIM, FakeServer, Serving, ServingThread, TinyCodec, finish, make_codec, segments_of
+from client_fakes import (
+    DIM,
+    FakeServer,
+    Serving,
+    ServingThread,
+    TinyCodec,
+    client_arguments,
+    finish,
+    make_codec,
+    segments_of,
+)
 
-from del_client import AsyncClient, Client, Ledger, Message, Patience
-from del_client.codec_cache import CodecCache
+from del_client import AsyncClient, Client, Ledger, Message
 from del_client.prepared import preview
 from del_client.prompt import Span
 from del_client.query import MAX_LOGPROBS
@@ -40,16 +49,6 @@ def server(codec: TinyCodec) -> FakeServer:
     return FakeServer(codec)
 
 
-def arguments(codec: TinyCodec, folder: Path) -> dict[str, Any]:
-    return {
-        "tokenizer": codec.tokenizer,
-        "chat_template": codec.chat_template,
-        "cache": CodecCache(folder),
-        "ledger": folder / "ledger.sqlite3",
-        "patience": Patience(5, 0.01, 0.1),
-    }
-
-
 @pytest.fixture
 async def client(server: FakeServer, codec: TinyCodec, tmp_path: Path) -> AsyncIterator[AsyncClient]:
     async with Serving(server) as address, connect(address, codec, tmp_path) as client:
@@ -57,7 +56,7 @@ async def client(server: FakeServer, codec: TinyCodec, tmp_path: Path) -> AsyncI
 
 
 def connect(address: str, codec: TinyCodec, folder: Path) -> AsyncClient:
-    return AsyncClient(address, **arguments(codec, folder))
+    return AsyncClient(address, **client_arguments(codec, folder))
 
 
 def sent(server: FakeServer, query_id: int = 1) -> list[pb.Segment]:
@@ -390,7 +389,7 @@ class TestReports:
 
 class TestBlocking:
     def test_the_same_without_an_event_loop(self, server: FakeServer, codec: TinyCodec, tmp_path: Path) -> None:
-        with ServingThread(server) as address, Client(address, **arguments(codec, tmp_path)) as client:
+        with ServingThread(server) as address, Client(address, **client_arguments(codec, tmp_path)) as client:
             assert client.info.model == "tiny"
             answer = client.generate("hi", mu=5)
             assert "".join(delta.text for delta in answer) == answer.text == "hello"
@@ -403,7 +402,7 @@ class TestBlocking:
 
     def test_leaving_the_loop_cancels(self, server: FakeServer, codec: TinyCodec, tmp_path: Path) -> None:
         server.reply = endless
-        with ServingThread(server) as address, Client(address, **arguments(codec, tmp_path)) as client:
+        with ServingThread(server) as address, Client(address, **client_arguments(codec, tmp_path)) as client:
             for _ in client.generate("hi"):
                 break
             for _ in client.generate("hi"):
@@ -414,14 +413,14 @@ class TestBlocking:
         with pytest.raises(UnavailableError, match="no server answers"), Client("127.0.0.1:1"):
             pass
         with ServingThread(FakeServer(codec)) as address:
-            client = Client(address, **arguments(codec, tmp_path))
+            client = Client(address, **client_arguments(codec, tmp_path))
             with client, pytest.raises(InvalidValue, match="mu is -1"):
                 list(client.generate("hi", mu=-1))
             with pytest.raises(RuntimeError, match="closed"):
                 list(client.generate("hi"))
 
     def test_threads_may_share_one(self, server: FakeServer, codec: TinyCodec, tmp_path: Path) -> None:
-        with ServingThread(server) as address, Client(address, **arguments(codec, tmp_path)) as client:
+        with ServingThread(server) as address, Client(address, **client_arguments(codec, tmp_path)) as client:
             texts: list[str] = []
 
             def ask() -> None:
@@ -439,7 +438,7 @@ class TestBlocking:
             list(client.generate("hi"))
 
     def test_a_ledger_of_the_callers_own_stays_open(self, server: FakeServer, codec: TinyCodec, tmp_path: Path) -> None:
-        options = arguments(codec, tmp_path)
+        options = client_arguments(codec, tmp_path)
         with Ledger(tmp_path / "own.sqlite3") as ledger, ServingThread(server) as address:
             for _ in range(2):
                 with Client(address, **{**options, "ledger": ledger}) as client:

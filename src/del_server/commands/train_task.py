@@ -66,7 +66,6 @@ def run(arguments: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(str(arguments.codec))
     questions = read_questions(tokenizer, task, examples, arguments.field_tokens)
     words = tokenizer.encode(" ".join([task.template.replace(MARK, ""), *task.labels]), add_special_tokens=False).ids
-    torch.set_float32_matmul_precision("high")
     trainer = TaskTrainer(
         Judge(model),
         codec,

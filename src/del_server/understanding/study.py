@@ -75,6 +75,8 @@ class TaskStudy:
     """One task on one set of questions. Raises InvalidValue for a codec without the task, ArtifactError for damage."""
 
     def __init__(self, model: Any, folders: Sequence[Path], name: str, *, batch: int, draws: int) -> None:
+        # cuDNN's attention plans anew for each prompt length.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._judge = Judge(model)
         self._codecs = [ServedCodec.load(folder, model) for folder in folders]
         self._name, self._batch, self._draws = name, batch, draws

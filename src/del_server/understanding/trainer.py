@@ -76,6 +76,9 @@ class TaskTrainer:
         words: Ids,
         options: TaskOptions,
     ) -> None:
+        torch.set_float32_matmul_precision("high")
+        # cuDNN's attention plans anew for each prompt length, which takes longer than the step.
+        torch.backends.cuda.enable_cudnn_sdp(False)
         self._judge, self._options = judge, options
         order = np.random.default_rng(options.seed).permutation(len(questions))
         held_out = min(HELD_OUT, len(questions) // 10)
