@@ -123,17 +123,23 @@ def test_the_estimated_likelihood_of_a_replacement_is_that_of_its_draws(embeddin
     assert float(off.mean()) < 0.12
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda e: MetricPrivacy(e, 0, snap=True),
-        lambda e: RandomAdjacency.of(e, -1.0),
-        lambda e: RoundedEmbeddings(e, 4),
-    ],
-)
-def test_bad_settings_are_named(embeddings: torch.Tensor, make: Any) -> None:
-    with pytest.raises(InvalidValue, match=r"eta|epsilon|bits"):
-        make(embeddings)
+def test_a_normaliser_from_a_sample_never_forgets_the_token_itself(
+    embeddings: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = RandomAdjacency.of(embeddings, 12.0).log_normalisers
+    monkeypatch.setattr("del_server.evaluation.rivals._SAMPLE", 40)
+    sampled = RandomAdjacency.of(embeddings, 12.0).log_normalisers
+    assert bool(sampled.isfinite().all())
+    assert float((sampled - exact).abs().max()) < 0.5
+
+
+def test_bad_settings_are_named(embeddings: torch.Tensor) -> None:
+    with pytest.raises(InvalidValue, match="eta"):
+        MetricPrivacy(embeddings, 0, snap=True)
+    with pytest.raises(InvalidValue, match="epsilon"):
+        RandomAdjacency.of(embeddings, -1.0)
+    with pytest.raises(InvalidValue, match="bits"):
+        RoundedEmbeddings(embeddings, 4)
 
 
 def test_rivals_are_measured_on_the_same_windows(tiny_codec: Path, model: Any, tmp_path: Path) -> None:
@@ -184,6 +190,8 @@ def test_what_a_denoiser_says_of_a_token_depends_on_the_past_alone(model: Any, e
     torch.manual_seed(0)
     denoiser = Denoiser(32, 32).eval()
     hidden, clean, noise = torch.randn(3, 1, 6, 32)
+    assert torch.equal(denoiser(hidden, clean, noise), hidden)  # untrained it leaves the model's answer alone
+    torch.nn.init.normal_(denoiser.write.weight)
     first = denoiser(hidden, clean, noise)
     clean[:, 4:] += 1
     assert torch.allclose(denoiser(hidden, clean, noise)[:, :4], first[:, :4], atol=1e-5)

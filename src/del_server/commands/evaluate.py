@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[1])
     parser.add_argument("--attacks", default=",".join(UNTRAINED), help=f"all, or of {', '.join(ATTACKS)}")
     parser.add_argument("--baselines", action="store_true", help="measure rivals on the same windows as well")
-    parser.add_argument("--eta", type=float, nargs="+", default=[100.0, 200.0, 400.0], help="of metric-DP")
+    parser.add_argument("--eta", type=float, nargs="+", default=[20.0, 40.0, 80.0], help="of metric-DP")
     parser.add_argument("--epsilon", type=float, nargs="+", default=[1.0, 6.0, 16.0], help="of RANTEXT")
     parser.add_argument("--generate", type=int, default=0, metavar="N", help="write on after N passages: COH and PPL")
     parser.add_argument("--sentence-model", type=Path, metavar="DIR", help="for COH (default: all-MiniLM-L6-v2)")

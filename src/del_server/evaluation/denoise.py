@@ -33,12 +33,15 @@ class Denoiser(nn.Module):
         self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.keep = nn.Linear(inner, 1)
         self.write = nn.Linear(inner, hidden)
+        for last in (self.keep, self.write):
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, hidden: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
         """What the hidden states would have been without noise."""
         mask = nn.Transformer.generate_square_subsequent_mask(clean.shape[1], device=clean.device)
         x = self.layers(self.read(torch.cat([hidden, clean, noise], dim=-1)), mask=mask, is_causal=True)
-        cleaned: Tensor = hidden * self.keep(x) + self.write(x)
+        cleaned: Tensor = hidden * (1 + self.keep(x)) + self.write(x)
         return cleaned
 
 

@@ -220,10 +220,14 @@ class RandomAdjacency:
         generator = torch.Generator(device=values.device).manual_seed(0)
         radii = _laplace((_RADII, len(scale)), scale, generator).norm(dim=1)
         some = torch.randperm(len(values), generator=generator, device=values.device)[:_SAMPLE]
+        # A token stands in its own list always; of the others a sample speaks for all.
+        itself = torch.tensor(epsilon / 2, device=values.device)
         normalisers = []
-        for rows in torch.split(values, _CHUNK):
-            scores = _scores(torch.cdist(rows, values[some]), radii, epsilon)
-            normalisers.append(torch.logsumexp(scores, dim=1) + math.log(len(values) / len(some)))
+        for rows in torch.split(torch.arange(len(values), device=values.device), _CHUNK):
+            scores = _scores(torch.cdist(values[rows], values[some]), radii, epsilon)
+            scores[rows.unsqueeze(1) == some] = -math.inf
+            others = torch.logsumexp(scores, dim=1) + math.log(len(values) / len(some))
+            normalisers.append(torch.logaddexp(others, itself))
         return cls(embeddings, values, epsilon, scale, radii, torch.cat(normalisers))
 
     @property
