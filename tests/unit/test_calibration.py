@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from del_codec.errors import InvalidValue
 from del_codec.noise import NoiseSetting
+from del_server.codec import REFERENCES_FILE
+from del_server.commands import calibrate as calibrate_command
 from del_server.evaluation.calibration import Calibration, calibrate
 from del_server.evaluation.estimate import Estimate
 
@@ -81,3 +89,53 @@ def test_a_target_below_the_whole_range_is_refused() -> None:
 def test_bad_input_is_named(target: float, low: float, high: float, named: str) -> None:
     with pytest.raises(InvalidValue, match=named):
         run(target, low=low, high=high)
+
+
+@pytest.fixture
+def folder(tiny_codec: Path, tmp_path: Path) -> Path:
+    """The untrained codec with references, as training would leave it."""
+    copy = shutil.copytree(tiny_codec, tmp_path / "codec")
+    soft = torch.zeros(1, 32)
+    safetensors.torch.save_file({"floor": soft, "ceiling": soft + 1}, copy / REFERENCES_FILE)
+    return copy
+
+
+def command(model: Path, codec: Path, tmp_path: Path, *arguments: object) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("The rain in Spain stays mainly in the plain. " * 20)
+    parser = argparse.ArgumentParser()
+    calibrate_command.add_arguments(parser)
+    small = ["--prompt", 12, "--continuation", 6, "--count", 40, "--beam", 2]
+    words = ["--model", model, "--codec", codec, "--text", text, *small, *arguments]
+    calibrate_command.run(parser.parse_args([str(word) for word in words]))
+
+
+def test_the_command_says_what_to_deploy(
+    tiny_model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "result.json"
+    command(tiny_model, folder, tmp_path, "--target-asr", 0.5, "--bits", 8, "--mu", "1:400", "--json", result)
+    printed = capsys.readouterr().out
+    found = json.loads(result.read_text())
+    setting = NoiseSetting(**found["setting"])
+    assert f"8 bits (noise scale {setting.scale}): attack map reads" in printed
+    assert found["mu"] == pytest.approx(setting.mu(16))
+    assert found["success"]["mean"] == pytest.approx(0.5, abs=0.1)
+    assert found["mu_low"] <= found["mu"] <= found["mu_high"]
+    assert len(found["points"]) == 18
+
+
+def test_the_command_says_that_the_range_stays_below(
+    tiny_model: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(tiny_model, folder, tmp_path, "--target-asr", 0.9, "--attack", "strongest", "--mu", "1:2")
+    assert "is not reached up to mu 2" in capsys.readouterr().out
+
+
+def test_the_command_refuses_what_it_can_not_do(tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValue, match="attack-text"):
+        command(tiny_model, folder, tmp_path, "--target-asr", 0.1, "--attack", "inversion")
+    with pytest.raises(InvalidValue, match="still reads"):
+        command(tiny_model, folder, tmp_path, "--target-asr", 0.001, "--bits", 8, "--mu", "300:400")
+    with pytest.raises(InvalidValue, match="LO:HI"):
+        command(tiny_model, folder, tmp_path, "--target-asr", 0.1, "--mu", "5")

@@ -30,6 +30,7 @@ from del_codec.table import LatentTable
 from del_server import lora
 from del_server.codec import LORA_FOLDER, REFERENCES_FILE, REFERENCES_FOLDER, ServedCodec
 from del_server.commands import evaluate
+from del_server.evaluation.attacks import ATTACKS
 from del_server.evaluation.estimate import Estimate
 from del_server.evaluation.leakage import Leakage
 from del_server.evaluation.report import measured as worst
@@ -313,6 +314,23 @@ def test_the_command_prints_writes_and_records_what_a_device_reads(
         assert measured.retained == math.floor(1000 * min(r["retained"]["mean"] for r in here))
     allowed = [m.mu_milli for m in spec.measured if m.attack_success <= 250]
     assert default_setting(spec) == NoiseSetting.from_mu(max(allowed, default=1000) / 1000, 16, 1)
+
+
+def test_the_command_trains_attacks_and_measures_rivals(
+    tiny_model: Path, folder: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results.json"
+    rivals = ["--baselines", "--eta", 30, "--epsilon", 4]
+    trained = ["--attacks", "all", "--attack-text", text, "--attack-steps", 2, "--attack-batch", 2]
+    run(tiny_model, folder, [text], "--mu", 8, "--beam", 2, *trained, *rivals, "--json", results)
+    written = json.loads(results.read_text())
+    ((row,),) = [each["rows"] for each in written["texts"]]
+    assert set(row["attacks"]) == set(ATTACKS) - {"masked"}  # no masked language model is at hand
+    assert row["strongest"] == max(row["attacks"], key=lambda name: row["attacks"][name]["mean"])
+    names = [rival["name"] for rival in written["rivals"]]
+    assert len(names) == len(set(names)) == 8
+    assert any(name.startswith("SnD-style") for name in names)
+    assert all(name in capsys.readouterr().out for name in names[:1])
 
 
 def test_without_record_the_codec_is_left_as_it_was(tiny_model: Path, folder: Path, text: Path) -> None:
