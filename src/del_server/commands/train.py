@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from del_codec.errors import ArtifactError, InvalidValue
 from del_codec.shipped import DEVICE_FILE
 from del_server.models import load_model, resolve
 from del_server.training import recipe as recipes
+from del_server.training.recipe import Recipe
 from del_server.training.self_text import SelfText, sample, template_between
 from del_server.training.text import Corpus, read_dataset, read_texts, tokenize
 from del_server.training.train import Subject, Trainer, TrainingOptions
@@ -80,46 +82,57 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     _claim_folder(arguments.out, arguments.resume)
-    model = load_model(arguments.model, arguments.dtype, _device(arguments.device))
-    tokenizer = hub_tokenizer(arguments.model)
-    own = _self_text(arguments, model, tokenizer)
+    subject, tokenizer = load_subject(arguments.model, arguments.dtype, _device(arguments.device))
+    own = _self_text(arguments, subject.model, tokenizer)
     texts = [text for path in arguments.text for text in read_texts(path)]
     for name in arguments.dataset:
         texts += read_dataset(name, _at_least("dataset-documents", arguments.dataset_documents, 1))
+    sources = {"text_files": [path.name for path in arguments.text], "datasets": arguments.dataset}
+    sources |= {"own_documents": len(own.documents), "own_turns": len(own.turns)}
+    if make_codec(subject, recipe, options, read_corpus(tokenizer, texts, own), arguments.out, sources):
+        print(f"codec written to {arguments.out}; now: del-server evaluate --codec {arguments.out} --text FILE...")
+
+
+def load_subject(model: str, dtype: str, device: str) -> tuple[Subject, Any]:
+    """A model as what a codec is made for, and its transformers tokenizer. Raises ArtifactError."""
+    loaded = load_model(model, dtype, device)
+    tokenizer = hub_tokenizer(model)
+    return Subject(model, loaded, tokenizer_file(tokenizer), tokenizer.chat_template or ""), tokenizer
+
+
+def read_corpus(tokenizer: Any, texts: Sequence[str], own: SelfText) -> Corpus:
+    """Texts and a model's own samples as ids, with what stands between turns and in secrets' places."""
     separator = separator_id(tokenizer)
-    stream = np.concatenate([tokenize(tokenizer, texts, separator), *own.documents])
-    subject = Subject(
-        name=arguments.model,
-        model=model,
-        tokenizer_file=tokenizer_file(tokenizer),
-        chat_template=tokenizer.chat_template or "",
-    )
-    corpus = Corpus(
-        stream=stream,
+    return Corpus(
+        stream=np.concatenate([tokenize(tokenizer, texts, separator), *own.documents]),
         turns=own.turns,
         between=template_between(tokenizer),
         placeholders=[tokenize(tokenizer, [text], separator)[:-1] for text in PLACEHOLDERS],
     )
+
+
+def make_codec(
+    subject: Subject, recipe: Recipe, options: TrainingOptions, corpus: Corpus, out: Path, sources: dict[str, Any]
+) -> bool:
+    """Train from the checkpoint in `out`, where there is one, and write the codec's folder and run.json with the
+    sources; whether this process wrote it (of several, the main one does)."""
     trainer = Trainer(subject, recipe, options, corpus)
-    losses, speed = trainer.run(arguments.out / CHECKPOINT_FILE)
+    losses, speed = trainer.run(out / CHECKPOINT_FILE)
     if not trainer.accelerator.is_main_process:
-        return
-    trainer.save(arguments.out)
+        return False
+    trainer.save(out)
     facts = {
-        "model": arguments.model,
+        "model": subject.name,
         "recipe": asdict(recipe),
         "options": asdict(options),
-        "text_files": [path.name for path in arguments.text],
-        "datasets": arguments.dataset,
-        "text_tokens": len(stream),
-        "own_documents": len(own.documents),
-        "own_turns": len(own.turns),
+        **sources,
+        "text_tokens": len(corpus.stream),
         "final_losses": losses,
         "speed": asdict(speed),
     }
-    (arguments.out / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
-    (arguments.out / CHECKPOINT_FILE).unlink(missing_ok=True)
-    print(f"codec written to {arguments.out}; now: del-server evaluate --codec {arguments.out} --text FILE...")
+    (out / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    return True
 
 
 def _device(asked: str) -> str:

@@ -37,7 +37,6 @@ def to_json(
 
 def without_nan(value: Any) -> Any:
     """A value of JSON with null for each float that is not finite."""
-    """JSON values with null for what is not a finite number, which JSON can't hold."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
