@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
 from functools import cache, partial
 
 from tokenizers import Tokenizer
 
+from benchmarks.stopwatch import median_seconds
 from benchmarks.target import Target
 from del_codec.encode import encode
 from del_codec.keystream import keystream
@@ -37,8 +37,8 @@ def encode_over_tokenize(bits: int) -> float:
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     ratios = []
     for _ in range(ROUNDS):
-        tokenizing = _median_seconds(lambda: tokenizer.encode(text, add_special_tokens=False).ids)
-        ratios.append(_median_seconds(lambda: encode(table, ids, setting)) / tokenizing)
+        tokenizing = median_seconds(lambda: tokenizer.encode(text, add_special_tokens=False).ids, REPEATS)
+        ratios.append(median_seconds(lambda: encode(table, ids, setting), REPEATS) / tokenizing)
     return statistics.median(ratios)
 
 
@@ -49,8 +49,8 @@ def randomness_share(bits: int) -> float:
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     first = TOKENS * table.spec.dim * (1 if bits == 1 else 2)
     ties = TOKENS * table.spec.dim * 4 // 100
-    drawing = _median_seconds(lambda: (keystream(first), keystream(ties)))
-    return drawing / _median_seconds(lambda: encode(table, ids, setting))
+    drawing = median_seconds(lambda: (keystream(first), keystream(ties)), REPEATS)
+    return drawing / median_seconds(lambda: encode(table, ids, setting), REPEATS)
 
 
 def first_encode_milliseconds() -> float:
@@ -74,16 +74,6 @@ def _subject() -> tuple[Tokenizer, LatentTable, str]:
     card = (folder / CARD).read_text() * 4
     end = tokenizer.encode(card, add_special_tokens=False).offsets[TOKENS - 1][1]
     return tokenizer, LatentTable.load(folder / DEVICE_FILE), card[:end]
-
-
-def _median_seconds(work: Callable[[], object]) -> float:
-    work()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 RATIOS = {1: 0.15, 2: 0.4, 4: 0.8, 8: 1.5}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-
+from benchmarks.stopwatch import median_seconds
 from benchmarks.target import Target
 from del_codec.accounting import certify
 from del_codec.caps import cap_prior, cap_uniform
@@ -19,22 +16,11 @@ DELTA = 1e-5
 REPEATS = 5
 
 
-def median_seconds(work: Callable[[], object]) -> float:
-    """Median of REPEATS runs after one that warms up."""
-    work()
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
-
-
 def certificate_seconds() -> float:
     """Epsilon, pure epsilon and rho of 10^9 draws at n = 8, d = 64, mu = 5."""
     setting = NoiseSetting.from_mu(5, 64, 8)
     release = Release(DRAWS, setting.threshold_max())
-    return median_seconds(lambda: certify([release], unit="prompt", tokens=DRAWS // (255 * 64), delta=DELTA))
+    return median_seconds(lambda: certify([release], unit="prompt", tokens=DRAWS // (255 * 64), delta=DELTA), REPEATS)
 
 
 def caps_seconds() -> float:
@@ -43,7 +29,7 @@ def caps_seconds() -> float:
     setting = NoiseSetting.from_mu(5, table.spec.dim, 8)
     release = Release(table.spec.dim * setting.levels, setting.threshold_max(table.largest_latent))
     prior = table.prior
-    return median_seconds(lambda: (cap_uniform(release, table.spec.vocabulary), cap_prior(release, prior)))
+    return median_seconds(lambda: (cap_uniform(release, table.spec.vocabulary), cap_prior(release, prior)), REPEATS)
 
 
 TARGETS = [

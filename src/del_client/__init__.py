@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from del_client.options import Options
     from del_client.policy import Policy
     from del_client.prompt import Message
+    from del_client.query import Shaping
     from del_client.report import PrivacyReport
     from del_client.retrying import Patience
 
@@ -34,6 +35,7 @@ __all__ = [
     "Patience",
     "Policy",
     "PrivacyReport",
+    "Shaping",
 ]
 
 _HOMES = {
@@ -49,6 +51,7 @@ _HOMES = {
     "Patience": "retrying",
     "Policy": "policy",
     "PrivacyReport": "report",
+    "Shaping": "query",
 }
 
 

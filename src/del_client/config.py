@@ -60,6 +60,9 @@ SETTINGS = (
     Setting("seed", int, "N", "of the sampling", unset="drawn anew"),
     Setting("timeout", float, "S", "seconds for a whole answer", unset="no bound"),
     Setting("patience", float, "S", "seconds without a token that a lost connection is put up with", 60.0),
+    Setting("pad", int, "BYTES", "pad messages of both sides to a multiple of it, against who watches; 0: not", 0),
+    Setting("interval", int, "MS", "have the server send only so often, tokens or not; 0: as they come", 0),
+    Setting("group", int, "N", "have the server send so many tokens at once; 0: as they come", 0),
     Setting("tokenizer", Path, "FILE", "tokenizer.json of a model not in the package", unset="the package's"),
     Setting("chat_template", Path, "FILE", "chat template of a model not in the package", unset="the package's"),
 )

@@ -15,7 +15,8 @@ BAD_INPUT = 2
 _NOISE = ("mu", "bits", "delta")
 _FILES = ("tokenizer", "chat_template")
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout", "patience")
-_ASKING = ("server", "policy", "ledger", *_NOISE, "system", *_SAMPLING, *_FILES)
+_SHAPING = ("pad", "interval", "group")
+_ASKING = ("server", "policy", "ledger", *_NOISE, "system", *_SAMPLING, *_SHAPING, *_FILES)
 
 _ORDER = "Settings: a flag goes before a DEL_ variable, it before the file; `del-client config` shows what holds."
 

@@ -74,6 +74,9 @@ class Shaping:
         check_bucket(self.bucket_bytes)
 
 
+PLAIN = Shaping()
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One prompt to be answered. fingerprint: the codec's, in hex. resume: ids of an answer that was cut off."""
@@ -82,7 +85,7 @@ class Query:
     segments: tuple[Segment, ...]
     options: GenerationOptions
     resume: tuple[int, ...] = ()
-    shaping: Shaping = Shaping()
+    shaping: Shaping = PLAIN
 
     @property
     def prompt_tokens(self) -> int:

@@ -29,7 +29,7 @@ from del_client.pinned import load_reader
 from del_client.policy import Policy
 from del_client.prepared import Prepared, cut_spans
 from del_client.prompt import PromptReader, Span
-from del_client.query import Event, GenerationOptions, Query, Question, ServerInfo, Traffic
+from del_client.query import PLAIN, Event, GenerationOptions, Query, Question, ServerInfo, Shaping, Traffic
 from del_client.retrying import Interrupted, Patience, result
 from del_client.retrying import answer as unbroken
 from del_client.transport import Transport
@@ -46,7 +46,7 @@ class Session:
     policy: what may leave; None: no limits. ledger: where the spend is kept; None: the user's own, in its usual place.
     tokenizer, chat_template: files to use where the package doesn't carry the model's (checked by SHA-256). patience:
     how long a lost connection is put up with; `interrupted` is told of each attempt to mend it: the error, and the
-    seconds until then.
+    seconds until then. shaping: of all answers' messages, against who watches their sizes and times.
     """
 
     _loop: LoopThread | None = None
@@ -67,6 +67,7 @@ class Session:
         cache: CodecCache | None = None,
         connect_seconds: float = 5.0,
         patience: Patience | None = None,
+        shaping: Shaping = PLAIN,
         interrupted: Interrupted | None = None,
     ) -> None:
         self.server = server
@@ -78,6 +79,7 @@ class Session:
         self._cache = cache or CodecCache()
         self._connect_seconds = connect_seconds
         self._patience = patience or Patience()
+        self._shaping = shaping
         self._interrupted = interrupted or _unheard
 
     async def _open(self) -> None:
@@ -190,7 +192,7 @@ class Session:
         """What a prompt would give away and cost. Nothing is sent and nothing is spent."""
         asked = read_options(options)
         prepared = self.preview(prompt, **options)
-        query = Query(prepared.fingerprint, prepared.segments, asked.generation())
+        query = Query(prepared.fingerprint, prepared.segments, asked.generation(), shaping=self._shaping)
         return EmbedReport(
             prompt_tokens=prepared.prompt_tokens,
             private_tokens=prepared.private_tokens,
@@ -223,7 +225,7 @@ class Session:
         return await asyncio.to_thread(self.gate.release, self.table, spans, setting, name)
 
     def _send(self, generation: GenerationOptions, prepared: Prepared, traffic: Traffic) -> AsyncGenerator[Event]:
-        query = Query(prepared.fingerprint, prepared.segments, generation)
+        query = Query(prepared.fingerprint, prepared.segments, generation, shaping=self._shaping)
         send_once = partial(self._transport.generate, limits=self.info.limits, traffic=traffic)
         return unbroken(send_once, query, self._patience, self._interrupted)
 

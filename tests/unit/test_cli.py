@@ -91,6 +91,14 @@ def public_ids(server: FakeServer) -> list[int]:
 
 
 class TestAsk:
+    async def test_shaping(self, client: Client, server: FakeServer) -> None:
+        result = await client("ask", "hi", "--interval", "50", "--pad", "128")
+        assert result.code == 0
+        assert server.requests()[0].open.shaping == pb.Shaping(interval_ms=50, bucket_bytes=128)
+        result = await client("ask", "hi", "--interval", "50", "--group", "2")
+        assert (result.code, result.out) == (2, "")
+        assert "use tokens or interval_ms, not both" in result.err
+
     async def test_json(self, client: Client, server: FakeServer) -> None:
         result = await client("ask", "hi", "--json", "--mu", "5", "--bits", "2", "--max-tokens", "9", "--seed", "4")
         assert (result.code, result.err) == (0, "")

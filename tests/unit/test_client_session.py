@@ -23,7 +23,7 @@ from client_fakes import (
     segments_of,
 )
 
-from del_client import AsyncClient, Client, Ledger, Message
+from del_client import AsyncClient, Client, Ledger, Message, Shaping
 from del_client.prepared import preview
 from del_client.prompt import Span
 from del_client.query import MAX_LOGPROBS
@@ -539,3 +539,15 @@ class TestReport:
             shares.append(attack_recovered(codec.table, prepared.spans, prepared.segments))
         assert shares[0] < 0.05
         assert shares[1] > 0.95
+
+
+async def test_a_shaping_is_asked_of_the_server_and_kept_to(
+    codec: TinyCodec, server: FakeServer, tmp_path: Path
+) -> None:
+    arguments = {**client_arguments(codec, tmp_path), "shaping": Shaping(tokens=4, bucket_bytes=512)}
+    async with Serving(server) as address, AsyncClient(address, **arguments) as client:
+        report = client.embed_report("hi")
+        assert await read(client.generate("hi")) == "hello"
+    assert server.requests()[0].open.shaping == pb.Shaping(tokens=4, bucket_bytes=512)
+    assert {request.ByteSize() % 512 for request in server.requests()} == {0}
+    assert report.wire_bytes == sum(request.ByteSize() + 5 for request in server.requests())

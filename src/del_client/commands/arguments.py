@@ -11,6 +11,7 @@ from del_client.defaults import range_warning
 from del_client.options import OptionArguments
 from del_client.policy import Policy
 from del_client.prompt import MAX_PROMPT_CHARS, Message
+from del_client.query import PLAIN, Shaping
 from del_client.retrying import Patience
 from del_client.terminal import one_line
 from del_codec.errors import InvalidValue, UnavailableError
@@ -81,7 +82,12 @@ def warn_of_range(spec: CodecSpec, mu: float | None) -> None:
         sys.stderr.write(f"warning: {warning}\n")
 
 
-def connected(arguments: argparse.Namespace, policy: Policy) -> Client:
+def read_shaping(arguments: argparse.Namespace) -> Shaping:
+    """--pad, --interval and --group."""
+    return Shaping(tokens=arguments.group, interval_ms=arguments.interval, bucket_bytes=arguments.pad)
+
+
+def connected(arguments: argparse.Namespace, policy: Policy, shaping: Shaping = PLAIN) -> Client:
     """The client that arguments describe, to be entered."""
     return Client(
         arguments.server,
@@ -90,6 +96,7 @@ def connected(arguments: argparse.Namespace, policy: Policy) -> Client:
         tokenizer=arguments.tokenizer,
         chat_template=arguments.chat_template,
         patience=Patience(arguments.patience),
+        shaping=shaping,
         interrupted=_tell,
     )
 

@@ -15,6 +15,7 @@ from del_client.commands.arguments import (
     read_options,
     read_policy,
     read_prompt,
+    read_shaping,
     warn_of_range,
 )
 from del_client.commands.figures import in_words, privacy_figures, prompt_figures
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     delta = read_delta(arguments, policy)
     prompt = read_prompt(arguments.prompt)
     messages = read_messages(prompt, arguments)
-    with connected(arguments, policy) as client:
+    with connected(arguments, policy, read_shaping(arguments)) as client:
         warn_of_range(client.table.spec, arguments.mu)
         answer = client.complete(prompt, **options) if arguments.plain else client.generate(messages, **options)
         for piece in answer:

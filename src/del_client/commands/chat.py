@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from del_client.client import Client
 from del_client.colours import Paint
-from del_client.commands.arguments import connected, read_options, read_policy, warn_of_range
+from del_client.commands.arguments import connected, read_options, read_policy, read_shaping, warn_of_range
 from del_client.commands.budget import account
 from del_client.options import Options
 from del_client.policy import Policy
@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = read_options(arguments)
     Options(**options)
     policy = read_policy(arguments)
-    with connected(arguments, policy) as client:
+    with connected(arguments, policy, read_shaping(arguments)) as client:
         warn_of_range(client.table.spec, arguments.mu)
         talk = Talk(client, arguments.system, options, sys.stdout, lambda: _account(client, policy))
         if sys.stdin.isatty():

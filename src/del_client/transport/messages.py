@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from del_client.query import (
+    PLAIN,
     CodecOffer,
     Finish,
     FinishReason,
@@ -120,7 +121,7 @@ def _cuts(segment: PrivateSegment, room: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _shaping(shaping: Shaping) -> pb.Shaping | None:
-    if shaping == Shaping():
+    if shaping == PLAIN:
         return None
     return pb.Shaping(tokens=shaping.tokens, interval_ms=shaping.interval_ms, bucket_bytes=shaping.bucket_bytes)
 

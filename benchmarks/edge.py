@@ -1,0 +1,122 @@
+"""Targets of the device: what its package takes on the disk, in memory and in time, measured in a fresh install of it.
+
+The install is made once a run, by pip with the repository's constraints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+
+from benchmarks.canned import CannedServer
+from benchmarks.target import Target
+from del_codec.shipped import CHAT_TEMPLATE_FILE, DEVICE_FILE, TOKENIZER_FILE, codec_folders
+
+ROOT = Path(__file__).parent.parent
+# What a virtual environment brings by itself.
+TOOLS = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence.pth")
+STARTS = 7
+TURNS = 5
+QUESTION = b"What helps against a cold?\n"
+MEGA = 10**6
+
+
+@cache
+def _install() -> tuple[tempfile.TemporaryDirectory[str], Path]:
+    """A virtual environment with the device's package alone, and its interpreter; gone when the process ends."""
+    folder = tempfile.TemporaryDirectory()
+    python = Path(folder.name) / "bin" / "python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
+    subprocess.run([sys.executable, "-m", "venv", folder.name], check=True)
+    subprocess.run([*pip, "--constraint", ROOT / "deploy" / "constraints.txt", ROOT], check=True)
+    return folder, python
+
+
+def install_megabytes() -> float:
+    """Blocks on the disk of the site-packages, bytecode included, without the TOOLS."""
+    folder, python = _install()
+    subprocess.run([python, "-m", "compileall", "-q", folder.name], check=False, stdout=subprocess.DEVNULL)
+    (packages,) = Path(folder.name).glob("lib/python*/site-packages")
+    kept = [entry for entry in packages.iterdir() if not entry.name.startswith(TOOLS)]
+    files = (path for entry in kept for path in ([entry] if entry.is_file() else entry.rglob("*")))
+    return sum(path.lstat().st_blocks * 512 for path in files) / MEGA
+
+
+def codec_megabytes() -> float:
+    """The largest shipped codec's device half with its tokenizer and chat template."""
+    names = (DEVICE_FILE, TOKENIZER_FILE, CHAT_TEMPLATE_FILE)
+    return max(sum((folder / name).stat().st_size for name in names) for folder in codec_folders()) / MEGA
+
+
+def resident_megabytes() -> float:
+    """The most that a chat held in memory, after TURNS turns."""
+    return asyncio.run(_resident()) / MEGA
+
+
+def ready_seconds() -> float:
+    """From the start of a process to its first query's arrival at a server: the median of STARTS."""
+    return asyncio.run(_ready())
+
+
+async def _resident() -> int:
+    async with CannedServer() as server, _chat(server) as process:
+        for turn in range(TURNS):
+            await _ask(process, server, turn + 1)
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    (peak,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(peak.split()[1]) * 1024
+
+
+async def _ready() -> float:
+    seconds = []
+    async with CannedServer() as server:
+        for start in range(STARTS + 1):
+            began = asyncio.get_running_loop().time()
+            async with _chat(server) as process:
+                await _ask(process, server, start + 1)
+            seconds.append(server.queried[-1] - began)
+    return statistics.median(seconds[1:])  # the first compiles and reads from the disk
+
+
+@asynccontextmanager
+async def _chat(server: CannedServer) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`del-client chat` in the fresh install, with a ledger of its own."""
+    folder, python = _install()
+    with tempfile.TemporaryDirectory() as home:
+        environment = {"PATH": os.environ["PATH"], "HOME": home, "DEL_CACHE": home}
+        process = await asyncio.create_subprocess_exec(
+            python.with_name("del-client"), "chat", "--server", server.address, "--max-tokens", "8",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder.name, env=environment,
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+async def _ask(process: asyncio.subprocess.Process, server: CannedServer, queries: int) -> None:
+    """Type a question, and wait for the answer's line."""
+    if process.stdin is None or process.stdout is None:
+        raise RuntimeError("the chat has no pipes")
+    process.stdin.write(QUESTION)
+    await process.stdin.drain()
+    while len(server.queried) < queries:
+        if not await process.stdout.readline():
+            raise SystemExit("the chat ended before it asked")
+
+
+TARGETS = [
+    Target("edge.install_MB", 190, "at most", install_megabytes),
+    Target("edge.resident_MB", 150, "at most", resident_megabytes),
+    Target("edge.start_to_ready_s", 1.5, "at most", ready_seconds),
+    Target("edge.codec_and_tokenizer_MB", 7, "at most", codec_megabytes),
+]
