@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from del_client.entries import Charge, Entries, Spent
-from del_client.limits import Use
+from del_client.limits import Use, exact_epsilon
 from del_client.policy import Policy
 from del_client.report import release_of
-from del_codec.accounting import epsilon, rho
+from del_codec.accounting import rho
 from del_codec.noise import NoiseSetting
 from del_codec.release import Release
 from del_codec.table import LatentTable
@@ -51,7 +50,7 @@ class Drawing:
             tokens=self.tokens,
             release=release,
             mu=self.setting.mu(table.spec.dim),
-            epsilon=_epsilon(release, delta),
+            epsilon=exact_epsilon((release,), delta),
             delta=delta,
             rho=rho(release),
         )
@@ -102,11 +101,6 @@ class Standing:
     def _choices(self, drawings: Sequence[Drawing], key: bytes) -> int:
         kind = next(self._policy.kinds.get(one.kind) for one in drawings if key in one.secrets)
         return kind.choices if kind and kind.choices else _FEWEST_CHOICES
-
-
-@lru_cache(maxsize=1024)
-def _epsilon(release: Release, delta: float) -> float:
-    return epsilon(release, delta)
 
 
 def _of_secret(table: LatentTable, drawings: Sequence[Drawing], key: bytes) -> tuple[Release, ...]:

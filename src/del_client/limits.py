@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from del_client.entries import Spent
@@ -73,10 +74,16 @@ def excesses(policy: Policy, uses: Sequence[Use], token_cap: Callable[[Release],
     return list(worst.values())
 
 
+@lru_cache(maxsize=1024)
+def exact_epsilon(releases: tuple[Release, ...], delta: float) -> float:
+    """epsilon_of, remembered: one query asks for the same several times, and queries are often alike."""
+    return epsilon_of(releases, delta)
+
+
 def epsilon_with(use: Use, limit: float, delta: float) -> float:
     """The unit's epsilon at delta with the query: exact for a unit's first query, by the filter for later ones."""
     if not use.spent.past:
-        return epsilon_of(use.releases, delta)
+        return exact_epsilon(use.releases, delta)
     return filter_epsilon(use.total, delta, filter_tilt(use.spent.first, limit, delta))
 
 

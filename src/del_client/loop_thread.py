@@ -38,11 +38,16 @@ class LoopThread:
             tasks.append(self._loop.create_task(work))
             tasks[0].add_done_callback(lambda _: done.set())
 
-        self._loop.call_soon_threadsafe(start)
+        def stop() -> None:
+            if not tasks:  # interrupted before it was handed over
+                start()
+            tasks[0].cancel()
+
         try:
+            self._loop.call_soon_threadsafe(start)
             done.wait()
         except BaseException:
-            self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())
+            self._loop.call_soon_threadsafe(stop)
             done.wait()
             if not tasks[0].cancelled():
                 tasks[0].exception()  # looked at, or asyncio complains that nobody did

@@ -150,7 +150,10 @@ class Talk:
         self._write(self._budget())
 
     def _retry(self, rest: str) -> None:  # noqa: ARG002
-        self._answer(self._conversation.retry())
+        answer = self._conversation.retry()
+        if not self._options.get("temperature"):
+            self._write(self._paint.dim("temperature is 0, so the same answer comes again; /set temperature 0.8\n"))
+        self._answer(answer)
 
     def _new(self, rest: str) -> None:  # noqa: ARG002
         self._conversation = self._client.conversation(self._system, **self._options)

@@ -76,7 +76,7 @@ class LatentTable:
     @property
     def largest_latent(self) -> int:
         """max |q| over the table: the corner of the box that its rows reach (1 to 127)."""
-        return max(1, int(np.abs(self.latents.astype(np.int16)).max()))
+        return max(1, int(self.latents.max()), -int(self.latents.min()))
 
     @property
     def prior(self) -> npt.NDArray[np.float64]:

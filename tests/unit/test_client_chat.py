@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pty
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -171,29 +173,51 @@ class TestCommands:
         assert server.streams == []
 
 
+IN_A_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 class Terminal:
-    """A chat in a pseudo-terminal."""
+    """A process in a pseudo-terminal: `with Terminal(command, environment) as terminal`."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self.seen = ""
-        self.pid, self._handle = pty.fork()
-        if self.pid == 0:
-            os.execve(command[0], command, environment)
+        self._handle, inner = pty.openpty()
+        os.set_blocking(self._handle, False)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", IN_A_TERMINAL, *command],
+            **dict.fromkeys(("stdin", "stdout", "stderr"), inner),
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(inner)
+        self._seen = ""
 
-    async def expect(self, pattern: str) -> None:
-        """Read until the pattern has been seen after what was expected before."""
-        while not (found := re.search(pattern, self.seen)):
-            self.seen += (await asyncio.to_thread(os.read, self._handle, 1 << 12)).decode()
-        self.before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._handle)
+
+    async def expect(self, pattern: str) -> str:
+        """What came up to and with the pattern, after what was expected before."""
+        while not (found := re.search(pattern, self._seen)):
+            await asyncio.sleep(0.01)
+            with contextlib.suppress(BlockingIOError):
+                self._seen += os.read(self._handle, 1 << 16).decode()
+        before, self._seen = self._seen[: found.end()], self._seen[found.end() :]
+        return before
 
     def type(self, text: str) -> None:
         os.write(self._handle, text.encode())
 
     async def ended(self) -> int:
         """The exit code."""
-        _, status = await asyncio.to_thread(os.waitpid, self.pid, 0)
-        os.close(self._handle)
-        return os.waitstatus_to_exitcode(status)
+        while (code := self._process.poll()) is None:
+            await asyncio.sleep(0.01)
+        return code
 
 
 class TestTerminal:
@@ -206,22 +230,27 @@ class TestTerminal:
                 await asyncio.sleep(0.005)
 
         server.reply = endless
-        terminal = Terminal(command, environment)
-        await terminal.expect("> ")
-        terminal.type("hi\n")
-        await terminal.expect("word word")
-        terminal.type("\x03")
-        await terminal.expect(r"\[stopped\]")
-        await terminal.expect("tokens in")
-        await terminal.expect("> ")
-        terminal.type("half a line\x03")
-        await terminal.expect("> ")
-        terminal.type("more\n")
-        await terminal.expect("word word")
-        terminal.type("\x03")
-        await terminal.expect("> ")
-        terminal.type("\x04")
-        assert await terminal.ended() == 0
+        with Terminal(command, environment) as terminal:
+            await terminal.expect("> ")
+            terminal.type("hi\n")
+            await terminal.expect("word word")
+            terminal.type("\x03")
+            await terminal.expect(r"\[stopped\]")
+            await terminal.expect("tokens in")
+            await terminal.expect("> ")
+            terminal.type("half a line")
+            await terminal.expect("half a line")
+            terminal.type("\x03")
+            await terminal.expect("> ")
+            terminal.type("more\n")
+            await terminal.expect("word word")
+            terminal.type("\x03")
+            await terminal.expect(r"\[stopped\]")
+            await terminal.expect("> ")
+            terminal.type("x")
+            await terminal.expect("x")  # lines are being edited, so that what follows is a key and not the line's end
+            terminal.type("\x7f\x04")
+            assert await terminal.ended() == 0
         assert server.requests(1)[-1].HasField("cancel")
         assert len(payloads(server, 2)) == 2  # the first question stayed, with as much of its answer as came
         assert payloads(server, 2)[0] == payloads(server, 1)[0]
@@ -230,11 +259,10 @@ class TestTerminal:
     async def test_colours_where_they_are_wanted(
         self, command: list[str], environment: dict[str, str], no_colour: str, coloured: bool
     ) -> None:
-        terminal = Terminal(command, {**environment, "NO_COLOR": no_colour})
-        await terminal.expect("> ")
-        terminal.type("/inspect hi\n")
-        await terminal.expect("guessed right")
-        assert bool(re.search("\x1b\\[3[12]m", terminal.before)) == coloured
-        await terminal.expect("> ")
-        terminal.type("/quit\n")
-        assert await terminal.ended() == 0
+        with Terminal(command, {**environment, "NO_COLOR": no_colour}) as terminal:
+            await terminal.expect("> ")
+            terminal.type("/inspect hi\n")
+            assert bool(re.search("\x1b\\[3[12]m", await terminal.expect("guessed right"))) == coloured
+            await terminal.expect("> ")
+            terminal.type("/quit\n")
+            assert await terminal.ended() == 0

@@ -1,0 +1,152 @@
+"""A server that plays every trick it has over the wire, and what it receives: never more than the policy allows.
+
+A whole client in front of a recording server; what was received is counted from the segments on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from client_fakes import DIM, FakeServer, Serving, TinyCodec, make_codec, segments_of
+
+from del_client import AsyncClient, Patience
+from del_client.answer import Answer
+from del_client.codec_cache import CodecCache
+from del_client.policy import Limit, Policy, UnitLimits
+from del_codec.accounting import Release, rho, rho_of
+from del_codec.errors import DelError, LimitExceeded, MismatchError, PrivacyRefusal
+from del_codec.noise import NoiseSetting
+from del_codec.spec import Measured
+from del_codec.v1 import inference_pb2 as pb
+
+SECRET = "my password is hunter2"
+
+
+@pytest.fixture
+def codec(tmp_path: Path) -> TinyCodec:
+    return make_codec(tmp_path / "codec")
+
+
+def client(address: str, codec: TinyCodec, folder: Path, policy: Policy, **options: Any) -> AsyncClient:
+    return AsyncClient(
+        address,
+        policy=policy,
+        ledger=folder / "ledger.sqlite3",
+        tokenizer=codec.tokenizer,
+        chat_template=codec.chat_template,
+        cache=CodecCache(folder),
+        patience=Patience(0, 0.01, 0.01),
+        **options,
+    )
+
+
+async def read(answer: Answer) -> str:
+    return "".join([delta.text async for delta in answer])
+
+
+def received(server: FakeServer) -> list[pb.Segment]:
+    """Every segment that ever came."""
+    return [piece for stream in server.streams for requests in stream.values() for piece in segments_of(requests)]
+
+
+def bits(server: FakeServer) -> list[bytes]:
+    return [segment.private.payload for segment in received(server) if segment.HasField("private")]
+
+
+async def fail(query_id: int, requests: list[pb.GenerateRequest]) -> AsyncIterator[pb.GenerateResponse]:
+    error = pb.QueryError(code=13, reason="INTERNAL", message="once more, please", retry_after_ms=1)
+    yield pb.GenerateResponse(query_id=query_id, error=error)
+
+
+async def unknown(query_id: int, requests: list[pb.GenerateRequest]) -> AsyncIterator[pb.GenerateResponse]:
+    error = pb.QueryError(code=9, reason="CODEC_UNKNOWN", message="fetch a live codec and encode with it")
+    yield pb.GenerateResponse(query_id=query_id, error=error)
+
+
+@pytest.mark.parametrize("reply", [fail, unknown])
+async def test_a_server_that_fails_every_query_gets_the_same_bits_each_time(codec, tmp_path, reply):
+    server = FakeServer(codec, reply=reply)
+    async with Serving(server) as address, client(address, codec, tmp_path, Policy()) as device:
+        talk = device.conversation()
+        for _ in range(5):
+            with pytest.raises(DelError):
+                await read(talk.generate(SECRET))
+            with pytest.raises(DelError):
+                await read(talk.retry())
+    assert len(bits(server)) == 10
+    assert len(set(bits(server))) == 1
+
+
+async def test_asking_in_ever_new_conversations_ends_with_the_day(codec, tmp_path):
+    """Each is a release of its own, since only the user knows that the texts are equal: the day's limit ends it."""
+    server, tokens = FakeServer(codec, reply=fail), len(SECRET)
+    setting = NoiseSetting.from_mu(5, DIM, 1)
+    bound = 3.001 * rho(Release(DIM * tokens, setting.threshold_max(codec.table.largest_latent)))
+    refused = 0
+    policy = Policy(limits=UnitLimits(day=Limit(rho=bound)))
+    async with Serving(server) as address:
+        for _ in range(6):
+            async with client(address, codec, tmp_path, policy) as device:
+                with pytest.raises(DelError) as error:
+                    await read(device.generate(SECRET, mu=5.0, bits=1))
+                refused += isinstance(error.value, LimitExceeded)
+    assert refused == 3
+    got = [segment.private for segment in received(server) if segment.HasField("private")]
+    largest = codec.table.largest_latent
+    assert all(one.noise_scale >= setting.scale for one in got)
+    assert rho_of([Release(DIM * one.tokens, setting.threshold_max(largest)) for one in got]) <= bound
+
+
+@pytest.mark.parametrize(
+    ("policy", "asked", "reason"),
+    [
+        (Policy(servers=("good:1",)), {}, "servers"),
+        (Policy(codecs=("0" * 64,)), {}, "codecs"),
+        (Policy(allow_clear=False), {"clear": True}, "allow_clear"),
+        (Policy(allow_weak=False), {"mu": 30.0}, "allow_weak"),
+        (Policy(limits=UnitLimits(prompt=Limit(rho=0.5))), {}, r"limits\.prompt\.rho"),
+        (Policy(limits=UnitLimits(token=Limit(cap=0.07))), {}, r"limits\.token\.cap"),
+    ],
+)
+async def test_what_the_policy_forbids_never_reaches_the_server(codec, tmp_path, policy, asked, reason):
+    server = FakeServer(codec)
+    async with Serving(server) as address, client(address, codec, tmp_path, policy) as device:
+        with pytest.raises(PrivacyRefusal, match=reason):
+            await read(device.generate(SECRET, **asked))
+    assert received(server) == []
+
+
+async def test_no_codec_is_no_reason_to_send_in_the_clear(codec, tmp_path):
+    server = FakeServer(None)
+    async with Serving(server) as address:
+        with pytest.raises(MismatchError, match="nothing can be private"):
+            async with client(address, codec, tmp_path, Policy()) as device:
+                await read(device.generate(SECRET))
+    assert received(server) == []
+
+
+async def test_praise_of_a_codec_makes_no_device_weaken_its_noise(tmp_path):
+    boast = make_codec(tmp_path / "boast", mu_milli_max=10_000_000, measured=(Measured(900_000, 1, 0, 1000),))
+    server = FakeServer(boast)
+    async with Serving(server) as address, client(address, boast, tmp_path, Policy()) as device:
+        await read(device.generate(SECRET))
+    (private,) = [segment.private for segment in received(server) if segment.HasField("private")]
+    assert NoiseSetting(private.bits, private.noise_scale).mu(DIM) <= 12
+
+
+async def test_a_codec_swapped_between_turns_is_neither_fetched_nor_used(codec, tmp_path):
+    """Another default codec in mid-conversation: the bits of the first turn come again, under their own fingerprint."""
+    other = make_codec(tmp_path / "other", model="other")
+    server = FakeServer(codec)
+    async with Serving(server) as address, client(address, codec, tmp_path, Policy()) as device:
+        talk = device.conversation()
+        await read(talk.generate(SECRET))
+        server.codec = other
+        await read(talk.generate("and again"))
+    first, *later = bits(server)
+    assert later[0] == first
+    opened = [requests[0].open.codec_fingerprint for stream in server.streams for requests in stream.values()]
+    assert opened == [codec.fingerprint] * 2
