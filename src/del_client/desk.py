@@ -11,6 +11,7 @@ from typing import Any
 from del_client.options import Options
 from del_client.policy import Policy
 from del_client.prepared import Prepared, preview
+from del_client.priors import TokenCap
 from del_client.prompt import Message, PromptReader, Span, as_public
 from del_client.report import PrivacyReport, attack_recovered, privacy_report
 from del_codec.errors import InvalidValue
@@ -27,6 +28,7 @@ class Desk:
         self.table = table
         self.reader = reader
         self.policy = policy
+        self._cap = TokenCap(table, policy)
 
     def chat(self, prompt: Prompt) -> list[Message]:
         """The messages of a prompt."""
@@ -45,11 +47,11 @@ class Desk:
 
     def certificate(self, segments: Iterable[Segment], delta: float | None = None) -> PrivacyReport | None:
         """The same of any segments of this codec."""
-        return privacy_report(self.table, tuple(segments), self.policy.delta_for(delta))
+        return privacy_report(self.table, tuple(segments), self.policy.delta_for(delta), self._cap)
 
     def attack_recovered(self, prepared: Prepared) -> float:
         """The share of its private tokens that the best attack on single tokens recovers from these very bits."""
-        return attack_recovered(self.table, prepared.spans, prepared.segments)
+        return attack_recovered(self.table, prepared.spans, prepared.segments, self._cap.prior)
 
 
 def messages(prompt: Prompt) -> list[Message]:

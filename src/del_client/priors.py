@@ -30,13 +30,14 @@ class TokenCap:
     def __call__(self, release: Release) -> float:
         """No attack that has the prior and nothing else names the token with a greater chance."""
         if release not in self._known:
-            prior = self._prior
+            prior = self.prior
             share = self._policy.commonest
             self._known[release] = cap_commonest(release, share) if prior is None else cap_prior(release, prior)
         return self._known[release]
 
     @cached_property
-    def _prior(self) -> npt.NDArray[np.float64] | None:
+    def prior(self) -> npt.NDArray[np.float64] | None:
+        """The unigram probabilities [V] that the device believes; None where it has none."""
         if self._table.fingerprint in (self._policy.codecs or ()):
             return self._table.prior
         return _shipped_prior(self._table.spec.tokenizer_sha256)

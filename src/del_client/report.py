@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from del_client.prompt import Span
 from del_codec.accounting import Release, epsilon, epsilon_of
@@ -28,7 +29,8 @@ class PrivacyReport:
 
     mu, bits: the largest in use, mu nominal. epsilon_token, epsilon_prompt: at delta, for the least protected token and
     for all of them together. cap_uniform, cap_prior: proven bounds on the chance that any attack names one given token
-    from its own bits, where all tokens are equally likely and where it knows the codec's unigram prior.
+    from its own bits, where all tokens are equally likely and where it knows how common each is (docs/policy.md says
+    what the device takes that to be).
     """
 
     private_tokens: int
@@ -59,13 +61,19 @@ def release_of(table: LatentTable, setting: NoiseSetting, tokens: int) -> Releas
     return Release(table.spec.dim * setting.levels * tokens, setting.threshold_max(table.largest_latent))
 
 
-def privacy_report(table: LatentTable, segments: Sequence[Segment], delta: float) -> PrivacyReport | None:
-    """The certificate of a prompt at `delta` (0 to 1, exclusive); None where nothing in it is private."""
+def privacy_report(
+    table: LatentTable, segments: Sequence[Segment], delta: float, token_cap: Callable[[Release], float] | None = None
+) -> PrivacyReport | None:
+    """The certificate of a prompt at `delta` (0 to 1, exclusive); None where nothing in it is private.
+
+    token_cap: the cap under a prior that the device believes; None takes the codec's own, which its maker chose.
+    """
     private = [segment for segment in segments if isinstance(segment, PrivateSegment)]
     if not private:
         return None
     settings = {segment.setting for segment in private}
     single = [release_of(table, setting, tokens=1) for setting in settings]
+    cap = token_cap or (lambda one: cap_prior(one, table.prior))
     return PrivacyReport(
         private_tokens=sum(segment.tokens for segment in private),
         mu=max(setting.mu(table.spec.dim) for setting in settings),
@@ -74,7 +82,7 @@ def privacy_report(table: LatentTable, segments: Sequence[Segment], delta: float
         epsilon_token=max(epsilon(one, delta) for one in single),
         epsilon_prompt=epsilon_of([release_of(table, part.setting, part.tokens) for part in private], delta),
         cap_uniform=max(cap_uniform(one, table.spec.vocabulary) for one in single),
-        cap_prior=max(cap_prior(one, table.prior) for one in single),
+        cap_prior=max(cap(one) for one in single),
     )
 
 
@@ -89,12 +97,18 @@ def measured_sentence(spec: CodecSpec, report: PrivacyReport) -> str | None:
     return None
 
 
-def attack_recovered(table: LatentTable, prompt: Sequence[Span], segments: Sequence[Segment]) -> float:
+def attack_recovered(
+    table: LatentTable,
+    prompt: Sequence[Span],
+    segments: Sequence[Segment],
+    prior: npt.NDArray[np.float64] | None = None,
+) -> float:
     """The share of private tokens that the best attack on one token at a time recovers from the bits themselves.
 
-    MAP with the codec's unigram prior. Needs at least one private token.
+    MAP with that prior [V]; None takes the codec's own. Needs at least one private token.
     """
+    prior = table.prior if prior is None else prior
     truth = [span.token_ids for span in prompt if span.private]
     private = [segment for segment in segments if isinstance(segment, PrivateSegment)]
-    guesses = [map_guess(table, part.levels(table.spec.dim), part.setting, table.prior)[0] for part in private]
+    guesses = [map_guess(table, part.levels(table.spec.dim), part.setting, prior)[0] for part in private]
     return float(np.mean(np.concatenate(guesses) == np.array(list(itertools.chain.from_iterable(truth)))))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from client_fakes import DIM, FakeServer, Serving, TinyCodec, make_codec, segments_of
 
@@ -17,6 +18,7 @@ from del_client.answer import Answer
 from del_client.codec_cache import CodecCache
 from del_client.policy import Limit, Policy, UnitLimits
 from del_codec.accounting import Release, rho, rho_of
+from del_codec.caps import cap_commonest, cap_prior
 from del_codec.errors import DelError, LimitExceeded, MismatchError, PrivacyRefusal
 from del_codec.noise import NoiseSetting
 from del_codec.spec import Measured
@@ -135,6 +137,18 @@ async def test_praise_of_a_codec_makes_no_device_weaken_its_noise(tmp_path):
         await read(device.generate(SECRET))
     (private,) = [segment.private for segment in received(server) if segment.HasField("private")]
     assert NoiseSetting(private.bits, private.noise_scale).mu(DIM) <= 12
+
+
+async def test_a_flattering_prior_flatters_no_certificate(tmp_path):
+    """Flat counts call every token equally likely; the user is told the cap under another prior."""
+    flat = make_codec(tmp_path / "flat", counts=np.ones(300, dtype=np.uint32))
+    server = FakeServer(flat)
+    async with Serving(server) as address, client(address, flat, tmp_path, Policy()) as device:
+        answer = device.generate(SECRET, mu=2.0, bits=1)
+        await read(answer)
+    setting = NoiseSetting.from_mu(2, DIM, 1)
+    one = Release(DIM, setting.threshold_max(flat.table.largest_latent))
+    assert answer.privacy.cap_prior == cap_commonest(one, 0.06) > 2 * cap_prior(one, flat.table.prior)
 
 
 async def test_a_codec_swapped_between_turns_is_neither_fetched_nor_used(codec, tmp_path):

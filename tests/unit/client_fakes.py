@@ -77,8 +77,8 @@ def spec_of(tokenizer: bytes, template: bytes) -> CodecSpec:
     )
 
 
-def make_codec(folder: Path, **changes: object) -> TinyCodec:
-    """Write the files into a folder; `changes` replace fields of the spec."""
+def make_codec(folder: Path, counts: np.ndarray | None = None, **changes: object) -> TinyCodec:
+    """Write the files into a folder; `changes` replace fields of the spec. counts: of each token; rising if None."""
     folder.mkdir(parents=True, exist_ok=True)
     codec = TinyCodec(b"", folder / "tokenizer.json", folder / "chat_template.jinja")
     codec.tokenizer.write_text(byte_tokenizer().to_str())
@@ -86,7 +86,7 @@ def make_codec(folder: Path, **changes: object) -> TinyCodec:
     spec = spec_of(codec.tokenizer.read_bytes(), TEMPLATE.encode())
     spec = replace(spec, **changes)  # type: ignore[arg-type]
     latents = np.random.default_rng(0).integers(-127, 128, (spec.vocabulary, spec.dim)).astype(np.int8)
-    counts = np.arange(1, spec.vocabulary + 1, dtype=np.uint32)
+    counts = np.arange(1, spec.vocabulary + 1, dtype=np.uint32) if counts is None else counts
     data = LatentTable.to_bytes(spec, latents, counts)
     (folder / "device.safetensors").write_bytes(data)
     return replace(codec, data=data)

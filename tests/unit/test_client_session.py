@@ -25,6 +25,7 @@ from client_fakes import (
 
 from del_client import AsyncClient, Client, Ledger, Message, Shaping
 from del_client.prepared import preview
+from del_client.priors import TokenCap
 from del_client.prompt import Span
 from del_client.query import MAX_LOGPROBS
 from del_client.report import attack_recovered, privacy_report, release_of
@@ -113,7 +114,8 @@ class TestAsking:
         assert answer.token_ids == [7, 8]
         assert answer.wire_bytes == answer.finish.wire_bytes == answer.usage.received_bytes
         assert 0 < answer.ttft_ms <= answer.total_ms
-        assert answer.privacy == privacy_report(client.table, answer.prepared.segments, 1e-5)
+        cap = TokenCap(client.table, client.policy)
+        assert answer.privacy == privacy_report(client.table, answer.prepared.segments, 1e-5, cap)
         with pytest.raises(RuntimeError, match="once"):
             await read(answer)
 
