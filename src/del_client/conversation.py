@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 from del_client.answer import Answer
 from del_client.message import Message
 from del_client.options import OptionArguments
+from del_client.protection.placeholders import Placeholders
 from del_codec.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -27,9 +28,12 @@ class Conversation:
     bits that they were sent with, whatever the noise is now.
     """
 
-    def __init__(self, client: Session, messages: Sequence[Message], options: OptionArguments) -> None:
+    def __init__(
+        self, client: Session, messages: Sequence[Message], options: OptionArguments, placeholders: Placeholders
+    ) -> None:
         self.options = options
         self.name = secrets.token_hex(16)
+        self.placeholders = placeholders
         self._client = client
         self._messages = list(messages)
         self._asked: Message | None = None
@@ -47,7 +51,7 @@ class Conversation:
         the same text again, sends the same bits. Raises InvalidValue while another answer is being read.
         """
         self._check_idle()
-        (message,) = self._client.desk.chat(text)
+        (message,) = self._client.desk.chat(text, self.placeholders)
         return self.ask(message, options)
 
     def retry(self, **options: Unpack[OptionArguments]) -> Answer:
@@ -75,6 +79,7 @@ class Conversation:
         if answer is not self._running or self._asked is None:
             return
         self._running = None
+        self.placeholders.answered(answer.unrestored)
         if answer.ended or (answer.token_ids and not answer.failed):
             ids = answer.spoken_ids if answer.unrestored else ()
             said = Message("assistant", answer.unrestored, public=True, token_ids=ids)

@@ -13,6 +13,9 @@ from del_client.policy import Policy
 from del_client.prepared import Prepared, preview
 from del_client.priors import TokenCap
 from del_client.prompt import Message, PromptReader, Span, as_public
+from del_client.protection.detectors import detectors_for
+from del_client.protection.placeholders import Placeholders
+from del_client.protection.protector import Protector
 from del_client.report import PrivacyReport, attack_recovered, privacy_report
 from del_codec.errors import InvalidValue
 from del_codec.frame import Segment
@@ -29,10 +32,12 @@ class Desk:
         self.reader = reader
         self.policy = policy
         self._cap = TokenCap(table, policy)
+        self._protector = Protector(policy.kinds, detectors_for(policy.kinds), table.spec.dim)
 
-    def chat(self, prompt: Prompt) -> list[Message]:
-        """The messages of a prompt."""
-        return messages(prompt)
+    def chat(self, prompt: Prompt, placeholders: Placeholders | None = None) -> list[Message]:
+        """The messages of a prompt, their sensitive spans protected; `placeholders` (None: new ones) learns of them."""
+        known = Placeholders() if placeholders is None else placeholders
+        return [self._protector.protect(message, known) for message in messages(prompt)]
 
     def preview(self, spans: Sequence[Span], options: Options) -> Prepared:
         """The spans with bits of their own, to be looked at and never sent: choosing among draws voids certificates."""

@@ -97,6 +97,9 @@ class Kind:
     mode "placeholder": not at all; a public placeholder stands for them. mode "private": randomised at their own mu
     (nominal) and bits. pad: lengths are padded to a multiple of that many tokens (0, 1: not at all). choices: from how
     many equally likely values an attacker would have to guess, for the cap of a secret.
+
+    What is of the kind: what the user marks so, what the built-in detector of this name finds (docs/spans.md), and
+    words: files of phrases, a line each; patterns: regular expressions; presidio: names of its entities.
     """
 
     name: str
@@ -105,6 +108,9 @@ class Kind:
     bits: int = 1
     pad: int = 0
     choices: int | None = None
+    words: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    presidio: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -191,8 +197,8 @@ class Policy:
             raise InvalidValue(key, kind.choices, remedy)
 
     @classmethod
-    def from_toml(cls, text: str) -> Policy:
-        """Parse and check a policy file's text. Raises InvalidValue that names the key."""
+    def from_toml(cls, text: str, folder: Path = Path()) -> Policy:
+        """Parse and check a policy file's text; files that it names lie in `folder`. Raises InvalidValue."""
         try:
             data = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, RecursionError) as error:
@@ -207,7 +213,7 @@ class Policy:
         return cls(
             **scalars,
             limits=UnitLimits(**{unit: _record(Limit, f"limits.{unit}", limits[unit]) for unit in limits}),
-            kinds=MappingProxyType({name: _kind(name, kinds[name]) for name in kinds}),
+            kinds=MappingProxyType({name: _kind(name, kinds[name], folder) for name in kinds}),
         )
 
     @classmethod
@@ -218,7 +224,7 @@ class Policy:
                 data = file.read(MAX_POLICY_BYTES + 1)
             if len(data) > MAX_POLICY_BYTES:
                 raise InvalidValue("policy", str(path), f"a policy has at most {MAX_POLICY_BYTES} bytes")
-            return cls.from_toml(data.decode())
+            return cls.from_toml(data.decode(), path.parent)
         except OSError as error:
             raise InvalidValue("policy", str(path), f"it can't be read ({error.strerror}); nothing is sent") from None
         except UnicodeDecodeError as error:
@@ -256,10 +262,23 @@ def _toml(value: object) -> str:
     return repr(float(value)) if isinstance(value, float) else json.dumps(value)
 
 
-def _kind(name: str, data: object) -> Kind:
+def _kind(name: str, data: object, folder: Path) -> Kind:
+    """Files are named as they stand in the policy's folder."""
     record = dict(data) if isinstance(data, dict) else {}
     _check_keys(f"kinds.{name}", data, [f.name for f in fields(Kind) if f.name != "name"])
+    for key in ("words", "patterns", "presidio"):
+        if key in record:
+            record[key] = _found_by(f"kinds.{name}.{key}", record[key])
+    if "words" in record:
+        record["words"] = tuple(str(folder / path) for path in record["words"])
     return Kind(name, **record)
+
+
+def _found_by(key: str, value: object) -> tuple[str, ...]:
+    texts = [entry for entry in value if isinstance(entry, str) and entry] if isinstance(value, list) else []
+    if texts != value or not 1 <= len(texts) <= MAX_ENTRIES:
+        raise InvalidValue(key, value, f"use a list of 1 to {MAX_ENTRIES} strings, or leave it out")
+    return tuple(texts)
 
 
 def _record(kind: type[Limit], key: str, data: object) -> Limit:

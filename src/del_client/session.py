@@ -29,6 +29,8 @@ from del_client.pinned import load_reader
 from del_client.policy import Policy
 from del_client.prepared import Prepared, cut_spans
 from del_client.prompt import PromptReader, Span
+from del_client.protection.placeholders import Placeholders
+from del_client.protection.restoring import Restorer
 from del_client.query import PLAIN, Event, GenerationOptions, Query, Question, ServerInfo, Shaping, Traffic
 from del_client.retrying import Interrupted, Patience, result
 from del_client.retrying import answer as unbroken
@@ -125,20 +127,20 @@ class Session:
         may read, "public". Nothing is sent before the answer is iterated; each call is a release of its own, which
         costs: use a conversation to go on, or to ask again. Raises InvalidValue for what can't be asked.
         """
-        *before, last = self.desk.chat(prompt)
-        return Conversation(self, before, options).ask(last, {})
+        *before, last = self.desk.chat(prompt, placeholders := Placeholders())
+        return Conversation(self, before, options, placeholders).ask(last, {})
 
     def complete(self, text: str, **options: Unpack[OptionArguments]) -> Answer:
         """What the model writes after a text, without a chat template."""
-        *_, message = self.desk.chat(text)
-        talk = Conversation(self, [], options)
+        *_, message = self.desk.chat(text, placeholders := Placeholders())
+        talk = Conversation(self, [], options, placeholders)
         return self._answer(self.reader.text(message), talk, read_options(options))
 
     def conversation(self, system: str | None = None, **options: Unpack[OptionArguments]) -> Conversation:
         """A new conversation. `system` is PUBLIC: it leaves the device in the clear. options: of all its turns."""
         read_options(options)
         before = [] if system is None else [Message("system", system, public=True)]
-        return Conversation(self, before, options)
+        return Conversation(self, before, options, Placeholders())
 
     def answer(self, messages: Sequence[Message], talk: Conversation, options: OptionArguments) -> Answer:
         """The answer to messages whose sensitive spans are protected already, as a turn of a conversation."""
@@ -209,7 +211,8 @@ class Session:
 
     def _answer(self, spans: Sequence[Span], talk: Conversation, options: Options) -> Answer:
         release = partial(self._release, spans, options.setting(self.table.spec), talk.name, options)
-        reading = Reading(stop=options.stop, seconds=options.timeout)
+        restoring = [Restorer(talk.placeholders)] if talk.placeholders.labels else []
+        reading = Reading(restoring=restoring, stop=options.stop, seconds=options.timeout)
         return Answer(self._course(release, options, talk.ended), reading)
 
     def _course(self, release: Release, options: Options, ended: Callable[[Answer], None] | None = None) -> Course:

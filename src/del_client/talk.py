@@ -164,7 +164,7 @@ class Talk:
         for _, text in self._commands.values():
             self._write(text + "\n")
         self._write('A line that ends in \\ goes on; """ begins and ends a text of several lines.\n')
-        self._write("Ctrl-C stops an answer.\n")
+        self._write("{{Ada}} or {{name:Ada}} keeps what it encloses on this device. Ctrl-C stops an answer.\n")
 
     def _quit(self, rest: str) -> None:  # noqa: ARG002
         raise EOFError

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from recording_server import read_requests
+from tokenizers import Tokenizer
 
 from del_client import Ledger, Policy
 from del_client.spending import budget
@@ -63,7 +64,7 @@ def prompts(requests: list[pb.GenerateRequest]) -> list[list[pb.Segment]]:
     """The segments of each query, in order."""
     found: dict[int, list[pb.Segment]] = {}
     for request in requests:
-        found.setdefault(request.query_id, []).extend(request.segments.segments)
+        found.setdefault(request.query_id, []).extend([*request.open.segments, *request.segments.segments])
     return list(found.values())
 
 
@@ -85,3 +86,17 @@ def test_every_turn_sends_the_bits_of_the_earlier_ones_and_the_ledger_counts_eac
     table = LatentTable.load(tiny_codec / "device.safetensors")
     threshold = NoiseSetting.from_mu(MU, DIM, 1).threshold_max(table.largest_latent)
     assert row.epsilon == pytest.approx(epsilon(Release(DIM * sum(tokens), threshold), 1e-5), rel=0.01)
+
+
+def test_answers_go_back_as_they_came_and_placeholders_stay_on_the_device(
+    server: str, tiny_codec: Path, tmp_path: Path, record: Path
+) -> None:
+    out = chat(server, tiny_codec, tmp_path, ["my dog is {{Bello}}, and Bello barks", "what is Bello?"])
+    assert out.splitlines()[0] == "Good Bello: Bello."
+    tokenizer = Tokenizer.from_file(str(tiny_codec / "tokenizer.json"))
+    sent = prompts(read_requests(record))[1]
+    text = "".join(tokenizer.decode(list(s.public.token_ids), skip_special_tokens=False) for s in sent)
+    assert text.count("[SECRET_1]") == 5
+    assert "Bello" not in text
+    answer = tokenizer.encode(ANSWER, add_special_tokens=False).ids
+    assert answer in [list(s.public.token_ids) for s in sent]

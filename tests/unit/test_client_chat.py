@@ -148,7 +148,7 @@ class TestCommands:
     async def test_inspect_shows_what_was_sent_or_a_preview(
         self, command: list[str], environment: dict[str, str], server: FakeServer
     ) -> None:
-        _, out, _ = await chat(command, environment, "hi", "/inspect", "/inspect ho")
+        _, out, _ = await chat(command, environment, "hi", "/inspect", "/inspect ho {{x}}")
         joined = "\n".join(out)
         bits = payloads(server, 1)[0]
         half = len(bits) * 8 // 2
@@ -157,6 +157,7 @@ class TestCommands:
         assert first.to_bytes((half + 7) // 8, "big").hex() in joined
         assert "private tokens guessed right (the bits that were sent)" in joined
         assert "private tokens guessed right (a preview: what is sent is drawn anew)" in joined
+        assert '"[SECRET_1]"' in joined
         assert len(server.streams[-1]) == 1
 
     async def test_the_budget_is_the_ledgers(self, command: list[str], environment: dict[str, str]) -> None:

@@ -358,6 +358,20 @@ class TestConversation:
         await read(talk.generate("second"))
         assert [message.content for message in talk.messages] == ["first", "one", "second", "two"]
 
+    async def test_a_placeholder_stands_for_a_secret_and_comes_back_as_it(
+        self, client: AsyncClient, server: FakeServer
+    ) -> None:
+        server.reply = Saying(client, "hello [SECRET_1]!", "yes, [SECRET_1]")
+        talk = client.conversation()
+        answer = talk.generate("my name is {{Ada}}")
+        assert await read(answer) == answer.text == "hello Ada!"
+        assert "[SECRET_1]" in public_text(client, sent(server, 1))
+        assert await read(talk.generate("am I Ada?")) == "yes, Ada"
+        later = public_text(client, sent(server, 2))
+        assert "hello [SECRET_1]!<|im_end|>" in later
+        assert "Ada" not in later
+        assert later.count("[SECRET_1]") == 3
+
     async def test_two_conversations_share_nothing(self, client: AsyncClient, server: FakeServer) -> None:
         for _ in range(2):
             await read(client.conversation().generate("the same words"))
@@ -368,19 +382,20 @@ class TestReports:
     async def test_what_would_leave_and_nothing_does(
         self, client: AsyncClient, server: FakeServer, tmp_path: Path
     ) -> None:
-        report = client.embed_report("I am ", mu=5, bits=2)
-        answer = client.generate("I am ", mu=5, bits=2)
+        report = client.embed_report("I am {{Ada}}.", mu=5, bits=2)
+        answer = client.generate("I am {{Ada}}.", mu=5, bits=2)
         assert server.streams == []
         assert not (tmp_path / "ledger.sqlite3").exists()
         await read(answer)
         assert report.wire_bytes == answer.wire_bytes
         assert report.payload_bytes == answer.prepared.payload_bytes
-        assert (report.prompt_tokens, report.private_tokens) == (answer.prepared.prompt_tokens, 5)
-        assert report.public_tokens == report.prompt_tokens - 5
+        assert (report.prompt_tokens, report.private_tokens) == (answer.prepared.prompt_tokens, 6)
+        assert report.public_tokens == report.prompt_tokens - 6
         assert report.privacy == answer.privacy
-        assert report.protected == ()
+        (span,) = report.protected
+        assert (span.kind, span.tokens, span.placeholder) == ("secret", len("[SECRET_1]"), True)
         text = " ".join(report.sentences())
-        for words in ("5 of them private", "epsilon", "same public structure"):
+        for words in ("6 of them private", "a placeholder", "epsilon", "same public structure"):
             assert words in text
 
     async def test_of_a_prompt_in_the_clear(self, client: AsyncClient) -> None:
