@@ -102,6 +102,33 @@ def test_a_private_and_a_public_segment_on_the_wire() -> None:
     )
 
 
+def test_a_whole_query_in_one_message_on_the_wire() -> None:
+    request = pb.GenerateRequest(
+        query_id=7,
+        open=pb.OpenQuery(
+            codec_fingerprint=b"\xab" * 32,
+            prompt_tokens=2,
+            options=pb.GenerationOptions(max_new_tokens=64),
+            shaping=pb.Shaping(interval_ms=250, bucket_bytes=512),
+            segments=[pb.Segment(public=pb.PublicSegment(token_ids=[2, 49151]))],
+            end=True,
+        ),
+        padding=bytes(2),
+    )
+    assert request.SerializeToString(deterministic=True) == bytes.fromhex(
+        "08 07"  # query 7
+        " 12 3c"  # open, 60 bytes
+        f" 0a 20 {'ab' * 32}"  # the codec's fingerprint
+        " 18 02"  # two tokens
+        " 22 02 08 40"  # options: 64 new tokens
+        " 32 06 10 fa 01 18 80 04"  # shaping: 250 ms, 512 bytes
+        " 3a 08 12 06 0a 04 02 ff ff 02"  # public: 2, 49151
+        " 40 01"  # the prompt's end
+        " 7a 02 00 00"  # padding
+    )
+    assert pb.Shaping(tokens=3).SerializeToString() == bytes.fromhex("08 03")
+
+
 @pytest.mark.parametrize(
     ("scale", "thresholds"),
     [

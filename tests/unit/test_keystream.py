@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -55,17 +57,29 @@ def test_bytes_are_uniform() -> None:
     assert stats.chisquare(list(counts.values())).pvalue > 1e-7
 
 
-def test_a_forked_child_draws_something_else() -> None:
-    keystream(32)
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(writer, keystream(32))
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert os.read(reader, 32) not in (keystream(32), b"")
-    os.close(reader)
-    os.close(writer)
+FORKS = """
+import os
+import numpy as np
+from del_codec.keystream import keystream
+from del_codec.noise import NoiseSetting
+from del_codec.randomize import randomize
+latents, setting = np.zeros(256, dtype=np.int8), NoiseSetting(BITS, 99_999)
+draw = lambda: (keystream(32) + randomize(latents, setting).tobytes()).hex()
+draw()
+forked = [os.fork() for _ in range(3)]
+os.write(1, (draw() + "\\n").encode())
+if all(forked):
+    for child in forked:
+        os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_forked_children_draw_what_neither_parent_nor_sibling_draws(bits: int) -> None:
+    script = FORKS.replace("BITS", str(bits))
+    lines = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True).stdout.split()
+    assert len(lines) == 8  # three forks in a row make eight processes
+    assert len({line[:64] for line in lines}) == len({line[64:] for line in lines}) == 8
 
 
 def test_threads_draw_different_bytes() -> None:

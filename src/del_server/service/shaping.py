@@ -97,7 +97,8 @@ class Outlet:
             await asyncio.sleep(due - loop.time())
             if self._ended and not self._any_waiting:
                 return
-            await self._release()
+            # Cancelled inside of grpc's write, the beat of a query that failed would take the whole call down.
+            await asyncio.shield(self._release())
 
     async def _release(self) -> None:
         response = pb.GenerateResponse(query_id=self._query_id)
