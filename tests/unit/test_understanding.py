@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tokenizers import Tokenizer
 
 from del_codec.frame import PrivateSegment, PublicSegment
 from del_codec.noise import NoiseSetting
+from del_codec.projection import ProjectionConfig, build_decoder
 from del_codec.table import LatentTable
 from del_codec.task import Task
+from del_server import lora
 from del_server.cli import main
 from del_server.codec import ServedCodec
 from del_server.engine.transformers import EngineConfig, TransformersEngine
@@ -190,3 +195,35 @@ def test_draws_and_codecs_are_averaged_where_they_should_be() -> None:
     assert answers.auc is not None
     assert answers.auc.mean(axis=1).tolist() == [1, 0.5]
     assert Answers.of(np.zeros((1, 1, 3, 3)), truth).auc is None
+
+
+def test_the_papers_decoder_takes_tasks_too(tiny_model: Path, codec: Path, labelled: Path) -> None:
+    config = ProjectionConfig(16, 32, 0.2, encoder="linear", decoder="linear", norm_cap=4.0)
+    (codec / "config.json").write_text(json.dumps({"projection": asdict(config)}))
+    safetensors.torch.save_file(build_decoder(config).state_dict(), codec / "decoder.safetensors")
+    words = ("--template", "{} =", "--labels", "a", "b")
+    training = ("--steps", 2, "--batch", 4, "--soft-tokens", 6, *words)
+    assert command("train-task", tiny_model, codec, labelled, *training) == 0
+    assert command("evaluate-task", tiny_model, codec, labelled, "--mu", 20, "--bits", 1, 4, "--count", 10) == 0
+
+
+def test_a_codecs_lora_is_used_for_its_task_and_not_for_clean_prompts(
+    tiny_model: Path, codec: Path, labelled: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuned = copy.deepcopy(model)
+    lora.add_lora(tuned, "own", 2)
+    lora.save_lora(tuned, "own", codec / "lora")
+    used: set[bool] = set()
+    logits = Judge.logits
+
+    def spy(judge: Judge, soft: Any, prompt: Any, *rest: Any) -> Any:
+        used.add(rest[2] is not None)
+        return logits(judge, soft, prompt, *rest)
+
+    monkeypatch.setattr(Judge, "logits", spy)
+    words = ("--template", "{} =", "--labels", "a", "b")
+    assert command("train-task", tiny_model, codec, labelled, "--steps", 2, "--batch", 4, *words) == 0
+    assert used == {True, False}
+    used.clear()
+    assert command("evaluate-task", tiny_model, codec, labelled, "--mu", 20, "--count", 10) == 0
+    assert used == {True, False}

@@ -111,7 +111,7 @@ class TaskStudy:
             setting = NoiseSetting.from_mu(mu, codec.table.spec.dim, bits)
             prompts = partial(_released, codec, questions, setting)
             soft = codec.soft_prompt_of(task)
-            scores.append([self._scores(questions, soft, prompts) for _ in range(self._draws)])
+            scores.append([self._scores(questions, soft, prompts, codec.adapter) for _ in range(self._draws)])
         return Answers.of(np.array(scores), questions.answers)
 
     def _plain(self, questions: Questions, soft: Tensor | None) -> Values:
@@ -122,18 +122,22 @@ class TaskStudy:
             ids, present = (torch.from_numpy(a).to(device) for a in (batch.prompt, batch.present))
             return self._judge.embeddings[ids], present
 
-        return self._scores(questions, soft, prompts)
+        return self._scores(questions, soft, prompts, None)
 
     @torch.inference_mode()
     def _scores(
-        self, questions: Questions, soft: Tensor | None, prompts: Callable[[Ids], tuple[Tensor, Tensor]]
+        self,
+        questions: Questions,
+        soft: Tensor | None,
+        prompts: Callable[[Ids], tuple[Tensor, Tensor]],
+        adapter: str | None,
     ) -> Values:
         """Log-likelihoods [N, K]. Prompts of like length go together, so that little is padding."""
         order = np.argsort([len(ids) for ids in questions.prompts], kind="stable")
-        parts = [
-            label_scores(self._judge, soft, *prompts(order[start : start + self._batch]), questions.candidates)
-            for start in range(0, len(order), self._batch)
-        ]
+        parts = []
+        for start in range(0, len(order), self._batch):
+            prompt, present = prompts(order[start : start + self._batch])
+            parts.append(label_scores(self._judge, soft, prompt, present, questions.candidates, adapter))
         scores = torch.cat(parts).double().cpu().numpy()
         return np.asarray(scores[np.argsort(order)])
 

@@ -80,6 +80,8 @@ class TaskTrainer:
         # cuDNN's attention plans anew for each prompt length, which takes longer than the step.
         torch.backends.cuda.enable_cudnn_sdp(False)
         self._judge, self._options = judge, options
+        # Clean prompts meet the plain model, as public ones do when they are served.
+        self._adapters = {SERVED: codec.adapter, CLEAN: None}
         order = np.random.default_rng(options.seed).permutation(len(questions))
         held_out = min(HELD_OUT, len(questions) // 10)
         self._questions = questions
@@ -118,11 +120,11 @@ class TaskTrainer:
         dial_of = np.broadcast_to(rng.integers(0, DIALS_PER_BATCH, (len(batch.prompt), 1)), batch.prompt.shape)
         torch.manual_seed((options.seed << 32) + (stage << 24) + step)
         prompt = self._noised(batch, dials, dial_of)
-        return self._loss(self.soft[SERVED], prompt, batch)
+        return self._loss(SERVED, prompt, batch)
 
     def _clean_loss(self, stage: int, step: int) -> Tensor:
         batch, _ = self._lesson(stage, step)
-        return self._loss(self.soft[CLEAN], self._clean(batch), batch)
+        return self._loss(CLEAN, self._clean(batch), batch)
 
     @torch.no_grad()
     def _noised(self, batch: Batch, dials: list[Dial], dial_of: Ids) -> Tensor:
@@ -135,9 +137,9 @@ class TaskTrainer:
     def _clean(self, batch: Batch) -> Tensor:
         return self._judge.embeddings[self._tensor(batch.prompt)]
 
-    def _loss(self, soft: Tensor, prompt: Tensor, batch: Batch) -> Tensor:
+    def _loss(self, name: str, prompt: Tensor, batch: Batch) -> Tensor:
         present, target, scored = (self._tensor(a) for a in (batch.present, batch.target, batch.scored))
-        return nll(self._judge.logits(soft, prompt, present, target), target, scored)
+        return nll(self._judge.logits(self.soft[name], prompt, present, target, self._adapters[name]), target, scored)
 
     def _report_noised(self) -> str:
         mu = min(max(WATCHED_MU, self._options.mu_low), self._options.mu_high)
@@ -157,7 +159,12 @@ class TaskTrainer:
             chosen = self._watched[start : start + self._options.batch]
             batch = self._questions.batch(chosen)
             scores = label_scores(
-                self._judge, self.soft[name], prompts(batch), self._tensor(batch.present), self._questions.candidates
+                self._judge,
+                self.soft[name],
+                prompts(batch),
+                self._tensor(batch.present),
+                self._questions.candidates,
+                self._adapters[name],
             )
             right += (scores.argmax(dim=1) == self._tensor(self._questions.answers[chosen])).sum()
         return f"{float(right) / max(1, len(self._watched)):.3f} of {len(self._watched)} held-out examples right"
