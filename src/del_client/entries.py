@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from del_codec.errors import ArtifactError
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
 from del_codec.release import MAX_DRAWS, Release
@@ -21,6 +22,7 @@ from del_codec.release import MAX_DRAWS, Release
 Grouping = Literal["day", "server", "conversation"]
 SECONDS_A_DAY = 86_400
 TAG_BYTES = 16
+KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +241,20 @@ class Entries:
 
     @cached_property
     def _key(self) -> bytes:
-        return bytes(self._database.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()[0])
+        found = self._value("key")
+        if not isinstance(found, bytes) or len(found) != KEY_BYTES:
+            raise ArtifactError("the ledger's key is damaged: nothing was sent; restore the file, or move it away")
+        return found
 
     def _fact(self, name: str) -> int:
-        return int(self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()[0])
+        found = self._value(name)
+        if not isinstance(found, int):
+            raise ArtifactError(f"the ledger's {name} is damaged: nothing was sent; restore the file, or move it away")
+        return found
+
+    def _value(self, name: str) -> object:
+        row = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
 
     def _set(self, name: str, value: int) -> None:
         self._database.execute("UPDATE facts SET value = ? WHERE name = ?", (value, name))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from del_client.entries import Entries
+from del_client.entries import KEY_BYTES, Entries
 from del_codec.errors import ArtifactError, PrivacyRefusal
 
 SCHEMA_VERSION = 1
@@ -193,10 +193,10 @@ class Ledger:
             yield
         except OSError as error:
             raise PrivacyRefusal(f"the ledger {self.path} can't be made ({error.strerror}): nothing was sent") from None
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise self._translated(error) from error
 
-    def _translated(self, error: sqlite3.DatabaseError) -> ArtifactError | PrivacyRefusal:
+    def _translated(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> ArtifactError | PrivacyRefusal:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             why = f"another process held it for {self._busy_seconds:g} s; try again"
@@ -205,7 +205,9 @@ class Ledger:
                 f"no room is left on the disk, or in its {self._max_pages * _PAGE_BYTES} bytes; free some space, "
                 "or erase remembered bits with `del-client budget --forget --all`"
             )
-        elif name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_SCHEMA", "SQLITE_ERROR")):
+        elif isinstance(error, UnicodeDecodeError) or name.startswith(
+            ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_SCHEMA", "SQLITE_ERROR")
+        ):
             return ArtifactError(
                 f"the ledger {self.path} is damaged ({error}): nothing was sent; restore it, or move it away to begin "
                 "with nothing spent"
@@ -270,7 +272,7 @@ def _kind_of(database: sqlite3.Connection) -> tuple[int, int]:
 def _create(database: sqlite3.Connection) -> None:
     for statement in _SCHEMA.split(";"):
         database.execute(statement)
-    facts = [("key", secrets.token_bytes(32)), ("day", 0), ("query", 0), ("memory_bytes", 0)]
+    facts = [("key", secrets.token_bytes(KEY_BYTES)), ("day", 0), ("query", 0), ("memory_bytes", 0)]
     database.executemany("INSERT INTO facts VALUES (?, ?)", facts)
     database.execute(f"PRAGMA application_id={APPLICATION_ID}")
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")

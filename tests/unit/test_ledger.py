@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import random
 import resource
 import sqlite3
 import stat
@@ -19,8 +21,9 @@ from del_client.gate import Gate
 from del_client.ledger import SCHEMA_VERSION, Ledger, default_path
 from del_client.policy import Limit, Policy, UnitLimits
 from del_client.report import release_of
+from del_client.spending import budget
 from del_codec.accounting import certify, rho
-from del_codec.errors import ArtifactError, LimitExceeded, PrivacyRefusal
+from del_codec.errors import ArtifactError, DelError, LimitExceeded, PrivacyRefusal
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
@@ -100,6 +103,22 @@ class TestFile:
         path.write_bytes(content)
         with pytest.raises(ArtifactError, match=r"damaged.*nothing was sent"):
             Ledger(path)
+
+    def test_bytes_that_changed_are_an_error_of_ours_or_none(self, path, table, setting):
+        with Ledger(path) as ledger:
+            for name in "abcdef":
+                Gate(Policy(), ledger, "s").release(table, [words(*range(40))], setting, name)
+        whole, draw = path.read_bytes(), random.Random(0)
+        for _ in range(60):
+            damaged = bytearray(whole)
+            for _ in range(draw.choice([1, 30])):
+                damaged[draw.randrange(len(whole))] = draw.randrange(256)
+            path.write_bytes(damaged)
+            with contextlib.suppress(DelError), Ledger(path) as ledger:
+                Gate(Policy(), ledger, "s").release(table, [words(*range(40))], setting, "a")
+                budget(ledger, Policy(), "conversation", 5)
+            for log in path.parent.glob("*-*"):
+                log.unlink()
 
     def test_one_of_another_program_or_version(self, path, ledger):
         ledger.close()
