@@ -224,3 +224,17 @@ def test_code_without_an_event_loop(server: FakeServer, codec: TinyCodec, tmp_pa
             client.classify("dull", task="mood")
         with client:
             assert client.classify("dull", task="mood").label == "good"
+
+
+async def test_what_is_sensitive_in_a_text_stays_on_the_device(
+    server: FakeServer, codec: TinyCodec, tmp_path: Path
+) -> None:
+    policy = Policy.from_toml('[kinds.email]\nmode = "placeholder"\n')
+    async with (
+        Serving(server) as address,
+        AsyncClient(address, policy=policy, **client_arguments(codec, tmp_path)) as client,
+    ):
+        await client.classify(["ask ada@example.org", "or ada@example.org"], task="pair")
+        sent = [text_of(client, segment.public.token_ids) for segment in server.questions[0].segments]
+    assert [text for text in sent if text] == ["[EMAIL_1]", "|", "[EMAIL_1]"]
+    assert "ada" not in "".join(sent)

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from del_codec.errors import InvalidValue
 from del_server.commands.train_task import FIELD_TOKENS
 from del_server.evaluation.report import without_nan
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", default="smollm2", help="smollm2, a folder or a Hugging Face id (default: smollm2)")
     add("--mu", type=float, nargs="+", default=[5.0, 10.0, 20.0, 40.0])
     add("--bits", type=int, nargs="+", default=[1])
-    add("--count", type=int, default=0, help="the first so many examples (default: all)")
+    add("--count", type=int, default=0, help="so many examples, evenly spaced (default: all)")
     add("--draws", type=int, default=1, help="releases of each example at each setting (default: %(default)s)")
     add("--field-tokens", type=int, default=FIELD_TOKENS, help="longer fields are cut here (default: %(default)s)")
     add("--batch", type=int, default=64, help="prompts at once (default: %(default)s)")
@@ -50,10 +52,10 @@ def run(arguments: argparse.Namespace) -> None:
             continue
         study = TaskStudy(model, folders, arguments.task, batch=arguments.batch, draws=arguments.draws)
         examples = [e for path in arguments.text for e in read_examples(path, len(study.task.labels))]
-        examples = examples[: arguments.count or None]
+        count = min(arguments.count or len(examples), len(examples))
+        examples = [examples[int(at)] for at in np.linspace(0, len(examples) - 1, count)]
         tokenizer = load_tokenizer(str(folders[0]))
         questions = read_questions(tokenizer, study.task, examples, arguments.field_tokens)
-        count = len(examples)
         measured = list(rows(study, questions, settings, name))
         found += measured if not found else measured[2:]  # the first two are the same for all codecs
     print(f"{arguments.task}: {count} examples, fields of at most {arguments.field_tokens} tokens")
