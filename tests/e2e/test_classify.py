@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from server_process import SERVE, running
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, tasked_codec: Path) -> Iterator[str]:
-    serve = [sys.executable, "-m", "del_server.cli", "serve", "--model", str(tiny_model), "--codec", str(tasked_codec)]
-    with subprocess.Popen([*serve, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = re.search(r"ready on (\S+:\d+)", process.stdout.readline())
-        assert ready
-        yield ready[1]
-        process.send_signal(signal.SIGTERM)
+    with running([*SERVE, "--model", str(tiny_model), "--codec", str(tasked_codec)]) as address:
+        yield address
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +17,6 @@ ADDRESS = "127.0.0.1:50051"
 
 def name_of(block: tuple[str, str]) -> str:
     return f"{block[0]}-{BLOCKS.index(block) + 1}"
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tiny_codec: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "del_server.cli", "serve", "--model", str(tiny_model), "--codec", str(tiny_codec)]
-    with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = re.search(r"ready on (\S+:\d+)", process.stdout.readline())
-        assert ready
-        yield ready[1]
-        process.send_signal(signal.SIGTERM)
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +41,10 @@ def test_python(
     monkeypatch.setattr("del_client.pinned.codec_folders", lambda: [tiny_codec])
     exec(compile(block[1].replace(ADDRESS, server), str(PAGE), "exec"), {"__name__": "__main__"})
     printed = capsys.readouterr().out
-    if "policy" in block[1]:
+    if "refusal" in block[1]:
         assert "limits.prompt.epsilon" in printed
+    if "{{Ada}}" in block[1]:
+        assert "\nI am [SECRET_1], [EMAIL_1]. Write me a greeting.\n" in printed
     assert bool(printed) == ("print(" in block[1] and "def tell" not in block[1])
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +21,6 @@ from del_codec.table import LatentTable
 
 DIM, WIDTH = 16, 32
 Ask = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tiny_codec: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "del_server.cli", "serve", "--model", str(tiny_model), "--codec", str(tiny_codec)]
-    with subprocess.Popen([*command, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = re.search(r"ready on (\S+:\d+)", process.stdout.readline())
-        assert ready
-        yield ready[1]
-        process.send_signal(signal.SIGTERM)
-    assert process.returncode == 0
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from recording_server import read_requests
+from server_process import running
 from tokenizers import Tokenizer
 
 from del_client import Ledger, Policy
@@ -35,13 +34,8 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tiny_model: Path, tiny_codec: Path, record: Path) -> Iterator[str]:
     program = [sys.executable, str(Path(__file__).with_name("recording_server.py"))]
     command = [*program, str(record), str(tiny_codec / "tokenizer.json"), ANSWER, "serve", "--port", "0"]
-    command += ["--model", str(tiny_model), "--codec", str(tiny_codec)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = re.search(r"ready on (\S+:\d+)", process.stdout.readline())
-        assert ready
-        yield ready[1]
-        process.send_signal(signal.SIGTERM)
+    with running([*command, "--model", str(tiny_model), "--codec", str(tiny_codec)]) as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from server_process import SERVE, running
 
 from del_codec.accounting import Release, epsilon
 from del_codec.noise import NoiseSetting
@@ -37,14 +36,8 @@ def table() -> LatentTable:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    command = [sys.executable, "-m", "del_server.cli", "serve", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        ready = re.search(r"ready on (\S+:\d+)", process.stdout.readline())
-        assert ready
-        yield ready[1]
-        process.send_signal(signal.SIGTERM)
-    assert process.returncode == 0
+    with running(SERVE) as address:
+        yield address
 
 
 def ask(server: str, cache: Path, *options: str) -> dict[str, Any]:
