@@ -8,16 +8,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 PROMPT = "My daughter Anna has a fever and a rash. What should I do?"
-WEAK_MU = "20"
+# The same, its name marked: it stays on the device, behind a placeholder.
+MARKED = PROMPT.replace("Anna", "{{Anna}}")
+WEAK_MU, WEAKER_MU = "20", "40"
 READY = re.compile(r"del-server ready on (\S+)")
 PROBE = """
 import importlib.util, sys
@@ -33,26 +37,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server-env", type=Path, required=True)
     parser.add_argument("--device-env", type=Path, required=True)
-    parser.add_argument("--prompt", default=PROMPT)
     arguments = parser.parse_args()
     device = arguments.device_env / "bin"
     title("The device: an environment of its own")
     say(subprocess.run([device / "python", "-c", PROBE], check=True, capture_output=True, text=True).stdout.strip())
     title("The server: SmolLM2-135M-Instruct (the first start converts its weights)")
-    with server(arguments.server_env / "bin" / "del-server") as address:
+    with server(arguments.server_env / "bin" / "del-server") as address, tempfile.TemporaryDirectory() as folder:
+        # A ledger of the demo's own: its spending is not the user's.
+        environment = {**os.environ, "DEL_LEDGER": str(Path(folder) / "ledger.sqlite3")}
 
-        def ask(*options: str) -> None:
-            command = [device / "del-client", "ask", arguments.prompt, "--server", address, "--max-tokens", "64"]
-            subprocess.run([*command, *options], check=True, stderr=sys.stdout)
+        def client(*words: str) -> None:
+            subprocess.run([device / "del-client", *words], check=True, stderr=sys.stdout, env=environment)
 
-        title(f"Asked privately, at the default setting: {json.dumps(arguments.prompt)}")
-        ask()
+        def ask(prompt: str, *options: str) -> None:
+            client("ask", prompt, "--server", address, "--max-tokens", "64", *options)
+
+        title(f"Asked privately, at the default setting: {json.dumps(PROMPT)}")
+        ask(PROMPT)
         title(f"The same at a weaker setting of the dial (--mu {WEAK_MU}): a better answer, little protection")
-        ask("--mu", WEAK_MU)
+        ask(PROMPT, "--mu", WEAK_MU)
+        title(f"What must not leak does not leave: {json.dumps(MARKED)}, the rest at --mu {WEAKER_MU}")
+        ask(MARKED, "--mu", WEAKER_MU)
         title("The same in the clear (--public), for comparison")
-        ask("--public")
+        ask(PROMPT, "--public")
         title("What an attack reads, token by token, at the default setting")
-        subprocess.run([device / "del-client", "inspect", arguments.prompt, "--server", address], check=True)
+        client("inspect", PROMPT, "--server", address)
+        title("What the device has given away so far, from its ledger")
+        client("budget")
     return 0
 
 
