@@ -14,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 from del_codec.frame import PrivateSegment, PublicSegment
 from del_codec.noise import NoiseSetting
@@ -29,14 +30,13 @@ from del_server.understanding.examples import Example
 from del_server.understanding.questions import read_questions
 from del_server.understanding.ranking import label_scores
 from del_server.understanding.study import Answers, auc_values, segments
+from del_server.understanding.trainer import TaskTrainer
 
 TASK = Task("mood", "{} =", ("a", "bc"))
 
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
     return AutoModelForCausalLM.from_pretrained(tiny_model)
 
 
@@ -227,3 +227,24 @@ def test_a_codecs_lora_is_used_for_its_task_and_not_for_clean_prompts(
     used.clear()
     assert command("evaluate-task", tiny_model, codec, labelled, "--mu", 20, "--count", 10) == 0
     assert used == {True, False}
+
+
+def test_a_stopped_training_goes_on_where_it_stopped(
+    tiny_model: Path, codec: Path, labelled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("--steps", 6, "--batch", 4, "--template", "{} =", "--labels", "a", "b")
+    whole = Path(shutil.copytree(codec, codec.parent / "whole"))
+    assert command("train-task", tiny_model, whole, labelled, *options) == 0
+    monkeypatch.setattr("del_server.training.loop.CHECKPOINT_SECONDS", -1.0)
+    noised = TaskTrainer._noised_loss
+
+    def fail(trainer: TaskTrainer, stage: int, step: int) -> torch.Tensor:
+        return noised(trainer, stage, step) * (float("nan") if step == 3 else 1)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(TaskTrainer, "_noised_loss", fail)
+        assert command("train-task", tiny_model, codec, labelled, *options) == 2
+    assert not ServedCodec.load(codec, AutoModelForCausalLM.from_pretrained(tiny_model)).tasks
+    assert command("train-task", tiny_model, codec, labelled, *options, "--resume") == 0
+    weights = "tasks/mood/adapter_model.safetensors"
+    assert (codec / weights).read_bytes() == (whole / weights).read_bytes()
