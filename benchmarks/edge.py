@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -62,7 +61,10 @@ def resident_megabytes() -> float:
 
 
 def ready_seconds() -> float:
-    """From the start of a process to its first query's arrival at a server: the median of STARTS."""
+    """From the start of a process to its first query's arrival at a server.
+
+    The quickest of STARTS: what else runs on the machine can only add to it.
+    """
     return asyncio.run(_ready())
 
 
@@ -78,12 +80,12 @@ async def _resident() -> int:
 async def _ready() -> float:
     seconds = []
     async with CannedServer() as server:
-        for start in range(STARTS + 1):
+        for start in range(STARTS):
             began = asyncio.get_running_loop().time()
             async with _chat(server) as process:
                 await _ask(process, server, start + 1)
             seconds.append(server.queried[-1] - began)
-    return statistics.median(seconds[1:])  # the first compiles and reads from the disk
+    return min(seconds)
 
 
 @asynccontextmanager
