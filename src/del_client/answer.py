@@ -17,7 +17,9 @@ from del_client.prepared import Prepared
 from del_client.query import Event, Finish, Timings, TokenDelta, Traffic, Usage
 from del_client.report import PrivacyReport
 from del_client.stopping import StopStrings
-from del_codec.errors import DelError, TimedOut
+from del_codec.errors import DelError, MismatchError, TimedOut
+
+MAX_ANSWER_CHARS = 1 << 20
 
 
 class TextStage(Protocol):
@@ -77,8 +79,9 @@ class Answer:
         self._started = self._first = self._ended = 0.0
         self.started = self.failed = False
         self.token_ids: list[int] = []
-        self.text = ""
-        self.unrestored = ""
+        self._shown: list[str] = []
+        self._sent: list[str] = []
+        self._room = MAX_ANSWER_CHARS
 
     async def __aiter__(self) -> AsyncGenerator[TokenDelta]:
         if self.started:
@@ -136,11 +139,14 @@ class Answer:
     def _read(self, delta: TokenDelta) -> TokenDelta:
         """The delta as its user may read it."""
         self.token_ids += delta.token_ids
-        self.unrestored += delta.text
+        self._sent.append(delta.text)
+        self._room -= len(delta.text)
+        if self._room < 0:
+            raise MismatchError(f"the answer has over {MAX_ANSWER_CHARS} characters: it was cancelled")
         text = delta.text
         for stage in self._stages:
             text = stage.feed(text)
-        self.text += text
+        self._shown.append(text)
         return replace(delta, text=text)
 
     def _flush(self) -> str:
@@ -148,7 +154,7 @@ class Answer:
         text = ""
         for stage in self._stages:
             text = stage.feed(text) + stage.finish() if text else stage.finish()
-        self.text += text
+        self._shown.append(text)
         return text
 
     def _stopped(self) -> Finish:
@@ -163,6 +169,16 @@ class Answer:
             sent_bytes=0,
         )
         return Finish("stop", usage, Timings(0, 0, 0, 0, 0), sent)
+
+    @property
+    def text(self) -> str:
+        """What its user may read of it so far."""
+        return "".join(self._shown)
+
+    @property
+    def unrestored(self) -> str:
+        """What the server has sent so far, placeholders and all."""
+        return "".join(self._sent)
 
     @property
     def started_sending(self) -> bool:

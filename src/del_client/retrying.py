@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from del_client.query import Event, Finish, Query, TokenDelta
-from del_codec.errors import InvalidValue, UnavailableError
+from del_codec.errors import InvalidValue, MismatchError, UnavailableError
+
+MAX_TOKENS = 1 << 20
 
 T = TypeVar("T")
 SendOnce = Callable[[Query], AsyncGenerator[Event]]
@@ -72,6 +74,8 @@ async def answer(
                         yield _whole(event, len(came) - len(query.resume), interruptions)
                         return
                     came += event.token_ids
+                    if len(came) > (query.options.max_new_tokens or MAX_TOKENS):
+                        raise MismatchError(f"the server sent {len(came)} tokens, more than were asked for")
                     if event.token_ids:
                         yield event
                     else:

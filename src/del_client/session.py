@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, NoReturn, Unpack
 
 from del_client.answer import Answer, Course, Reading
 from del_client.classifying import Classification, choose_task, most_bytes, rank, within
@@ -83,6 +83,13 @@ class Session:
         self._patience = patience or Patience()
         self._shaping = shaping
         self._interrupted = interrupted or _unheard
+
+    if not TYPE_CHECKING:  # or every misspelt attribute would seem to be there
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in Session.__annotations__ or name == "_transport":
+                raise RuntimeError("enter the client first: `with Client(...) as client`, or `async with AsyncClient`")
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self)
 
     async def _open(self) -> None:
         """Connect, and have codec, tokenizer and ledger at hand. Raises UnavailableError at once if nobody answers."""

@@ -253,6 +253,19 @@ class TestEnds:
             break
         assert server.requests(1)[-1].HasField("cancel")
 
+    async def test_an_answer_without_an_end_is_cut_off(
+        self, client: AsyncClient, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server.reply = endless
+        answer = client.generate("hi", max_new_tokens=20)
+        with pytest.raises(MismatchError, match="21 tokens, more than were asked for"):
+            await read(answer)
+        assert len(answer.token_ids) == 20
+        monkeypatch.setattr("del_client.answer.MAX_ANSWER_CHARS", 30)
+        with pytest.raises(MismatchError, match="over 30 characters"):
+            await read(client.generate("hi"))
+        assert server.requests(1)[-1].HasField("cancel")
+
     async def test_a_callers_own_timeout_is_its_own(self, client: AsyncClient, server: FakeServer) -> None:
         server.reply = silent
         with pytest.raises(TimeoutError) as caught:
@@ -435,6 +448,12 @@ class TestBlocking:
                 list(client.generate("hi", mu=-1))
             with pytest.raises(RuntimeError, match="closed"):
                 list(client.generate("hi"))
+
+    def test_one_that_was_not_entered(self) -> None:
+        for client in (Client("127.0.0.1:1"), AsyncClient("127.0.0.1:1")):
+            with pytest.raises(RuntimeError, match="enter the client first"):
+                client.generate("hi")
+            assert not hasattr(client, "colour")
 
     def test_threads_may_share_one(self, server: FakeServer, codec: TinyCodec, tmp_path: Path) -> None:
         with ServingThread(server) as address, Client(address, **client_arguments(codec, tmp_path)) as client:
