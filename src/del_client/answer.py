@@ -77,16 +77,20 @@ class Answer:
         self._prepared: Prepared | None = None
         self._finish: Finish | None = None
         self._started = self._first = self._ended = 0.0
-        self.started = self.failed = False
+        self.started = self.failed = self._left_already = False
         self.token_ids: list[int] = []
         self._shown: list[str] = []
         self._sent: list[str] = []
         self._room = MAX_ANSWER_CHARS
 
-    async def __aiter__(self) -> AsyncGenerator[TokenDelta]:
+    def __aiter__(self) -> Deltas:
         if self.started:
             raise RuntimeError("an answer is iterated once: ask again for another")
-        self.started, self._started = True, time.monotonic()
+        self.started = True
+        return Deltas(self._deltas(), self._leave)
+
+    async def _deltas(self) -> AsyncGenerator[TokenDelta]:
+        self._started = time.monotonic()
         try:
             self._prepared = await self._course.release()
             async with aclosing(self._course.send(self._prepared, self._traffic)) as events:
@@ -107,6 +111,12 @@ class Answer:
             self.failed = True
             raise
         finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        """Say that nothing more will come, once."""
+        if not self._left_already:
+            self._left_already = True
             if self._course.ended is not None:
                 self._course.ended(self)
 
@@ -234,6 +244,24 @@ class Answer:
     def total_ms(self) -> float:
         """Milliseconds from the first byte sent to the answer's end."""
         return (self._ended - self._started) * 1000
+
+
+class Deltas(AsyncIterator[TokenDelta]):
+    """The deltas of one answer. Dropped before their end, the answer counts as left at once, and is then cancelled."""
+
+    def __init__(self, deltas: AsyncGenerator[TokenDelta], leave: Callable[[], None]) -> None:
+        self._deltas = deltas
+        self._leave = leave
+
+    async def __anext__(self) -> TokenDelta:
+        return await anext(self._deltas)
+
+    async def aclose(self) -> None:
+        """Leave the answer, and wait until it is cancelled."""
+        await self._deltas.aclose()
+
+    def __del__(self) -> None:
+        self._leave()  # asyncio closes the generator when it gets to it, which is too late for a conversation to go on
 
 
 async def _following(deltas: AsyncIterator[TokenDelta]) -> TokenDelta | None:

@@ -353,6 +353,17 @@ class TestConversation:
         assert [message.content for message in talk.messages] == ["first", "end", "second", "more"]
         assert "end<|im_end|>" in public_text(client, sent(server, 2))
 
+    async def test_after_leaving_a_loop_the_conversation_goes_on_at_once(
+        self, client: AsyncClient, server: FakeServer
+    ) -> None:
+        server.reply = Saying(client, "endless", "more")
+        talk = client.conversation()
+        async for delta in talk.generate("first"):
+            if delta.text == "d":
+                break
+        assert await read(talk.generate("second")) == "more"
+        assert [message.content for message in talk.messages] == ["first", "end", "second", "more"]
+
     async def test_an_answer_that_fails_leaves_no_trace_and_may_be_tried_again(
         self, client: AsyncClient, server: FakeServer
     ) -> None:
