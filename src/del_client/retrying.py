@@ -49,6 +49,30 @@ class Patience:
         return random.uniform(longest / 2, longest)
 
 
+class Attempts:
+    """The attempts at one thing: how often it failed since it last got on, and whether there is another."""
+
+    def __init__(self, patience: Patience, interrupted: Interrupted) -> None:
+        self._patience = patience
+        self._interrupted = interrupted
+        self.got_on()
+
+    def got_on(self) -> None:
+        """Something came: the patience is whole again."""
+        self.failures, self._since = 0, time.monotonic()
+
+    async def another(self, error: UnavailableError) -> None:
+        """Wait until the next attempt. Raises the error if it allows none, or the patience doesn't."""
+        if error.retry_after is None:
+            raise error
+        self.failures += 1
+        wait = max(self._patience.wait(self.failures), error.retry_after)
+        if time.monotonic() + wait - self._since > self._patience.seconds:
+            raise error
+        self._interrupted(error, wait)
+        await asyncio.sleep(wait)
+
+
 async def answer(
     send_once: SendOnce, query: Query, patience: Patience, interrupted: Interrupted
 ) -> AsyncGenerator[Event]:
@@ -61,13 +85,12 @@ async def answer(
     came = list(query.resume)
     # A text without a token is the end of an answer that ends inside a character: another attempt would give it again.
     held: list[TokenDelta] = []
-    interruptions = failures = 0
-    progress = time.monotonic()
+    attempts, interruptions = Attempts(patience, interrupted), 0
     while True:
         try:
             async with aclosing(send_once(replace(query, resume=tuple(came)))) as events:
                 async for event in events:
-                    progress, failures = time.monotonic(), 0
+                    attempts.got_on()
                     while held:
                         yield held.pop()
                     if isinstance(event, Finish):
@@ -81,33 +104,19 @@ async def answer(
                     else:
                         held.append(event)
         except UnavailableError as error:
-            if error.retry_after is None:
-                raise
-            failures += 1
-            wait = max(patience.wait(failures), error.retry_after)
-            if time.monotonic() + wait - progress > patience.seconds:
-                raise
             held.clear()
-            interruptions += failures == 1
-            interrupted(error, wait)
-        await asyncio.sleep(wait)
+            interruptions += attempts.failures == 0
+            await attempts.another(error)
 
 
 async def result(send_once: Callable[[], Awaitable[T]], patience: Patience, interrupted: Interrupted) -> T:
     """What a call that gives one thing gives, called again where the connection was lost; as `answer` does."""
-    failures, started = 0, time.monotonic()
+    attempts = Attempts(patience, interrupted)
     while True:
         try:
             return await send_once()
         except UnavailableError as error:
-            if error.retry_after is None:
-                raise
-            failures += 1
-            wait = max(patience.wait(failures), error.retry_after)
-            if time.monotonic() + wait - started > patience.seconds:
-                raise
-            interrupted(error, wait)
-        await asyncio.sleep(wait)
+            await attempts.another(error)
 
 
 def _whole(last: Finish, new_tokens: int, interruptions: int) -> Finish:
