@@ -1,9 +1,9 @@
 """Regions: which characters of a rendered chat come from which message, found without trusting the template.
 
-The template never sees a private content. It is rendered once, with random marks in place of the contents, and the
-contents are put where the marks come out. So the text around them, its loops and branches included, can't depend on
-what was written. A template that doesn't give every mark back whole (it escapes, cuts, changes or drops contents) is
-rendered with the contents after all, and then nothing of the text is the template's own: all of it is private.
+The template is rendered with random marks in place of the contents, and the contents are put where the marks come out.
+So the text around them, its loops and branches included, can't depend on what was written. A template that doesn't give
+every mark back whole (it escapes, cuts, changes or drops contents), or whose own text differs from one set of marks to
+another, is rendered with the contents after all, and then nothing of the text is its own: all of it is private.
 Knows nothing of tokens.
 """
 
@@ -45,18 +45,10 @@ def locate(template: ChatTemplate, messages: Sequence[Message]) -> tuple[str, li
 
     Raises PrivacyRefusal where a protected range can't be found again, InvalidValue as ChatTemplate.render does.
     """
-    probes = {
-        _Probe(): number
-        for number, message in enumerate(messages)
-        if message.content and (message.token_ids or not message.public)
-    }
-    stand_in = {number: probe.text for probe, number in probes.items()}
-    marked = template.render(_plain(messages, stand_in))
-    by_core = {probe.core: (probe, number) for probe, number in probes.items()}
-    pieces = re.split("(" + "|".join(map(re.escape, by_core)) + ")", marked) if probes else [marked]
-    if set(pieces[1::2]) != set(by_core):
+    skeleton = _skeleton(template, messages)
+    if skeleton is None or skeleton != _skeleton(template, messages):
         return _opaque(template, messages)
-    return _interleave(pieces, by_core, messages)
+    return _filled_in(skeleton, messages)
 
 
 def whole(message: Message) -> tuple[str, list[Region]]:
@@ -74,21 +66,64 @@ def filled(task: Task, fields: Sequence[Message]) -> tuple[str, list[Region]]:
     return text, list(itertools.chain.from_iterable(inside))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Probe:
     """A mark that no text holds by chance, with random blanks around it that show whether a template trims."""
-
-    def __init__(self) -> None:
-        mark = secrets.token_hex(16)
-        object.__setattr__(self, "core", f"S{mark}{_TOUCHY}{mark}S")
-        object.__setattr__(self, "blanks", "".join(secrets.choice(" \t\n") for _ in range(40)))
 
     core: str
     blanks: str
 
+    @classmethod
+    def draw(cls) -> _Probe:
+        """Another one each time, and of another length most times."""
+        mark = secrets.token_hex(16 + secrets.randbelow(16))
+        return cls(f"S{mark}{_TOUCHY}{mark}S", "".join(secrets.choice(" \t\n") for _ in range(40)))
+
     @property
     def text(self) -> str:
         return self.blanks + self.core + self.blanks
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where the content of message `number` comes out, and whether the template keeps the blanks at its ends."""
+
+    number: int
+    keeps_left: bool
+    keeps_right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Skeleton:
+    """A rendered chat without its contents: one literal more than slots, which stand between them."""
+
+    literals: tuple[str, ...]
+    slots: tuple[_Slot, ...]
+
+
+def _skeleton(template: ChatTemplate, messages: Sequence[Message]) -> _Skeleton | None:
+    """The chat rendered with marks; None where one doesn't come out whole.
+
+    What a template makes of a mark besides (its length, its first letter) stands in the literals, and differs from one
+    call to the next.
+    """
+    probes = {
+        number: _Probe.draw()
+        for number, message in enumerate(messages)
+        if message.content and (message.token_ids or not message.public)
+    }
+    marked = template.render(_plain(messages, {number: probe.text for number, probe in probes.items()}))
+    numbers = {probe.core: number for number, probe in probes.items()}
+    pieces = re.split("(" + "|".join(map(re.escape, numbers)) + ")", marked) if probes else [marked]
+    if set(pieces[1::2]) != set(numbers):
+        return None
+    literals, slots = pieces[0::2], list[_Slot]()
+    for index, core in enumerate(pieces[1::2]):
+        blanks = probes[numbers[core]].blanks
+        slots.append(_Slot(numbers[core], literals[index].endswith(blanks), literals[index + 1].startswith(blanks)))
+        literals[index] = literals[index].removesuffix(blanks)
+        literals[index + 1] = literals[index + 1].removeprefix(blanks)
+    return _Skeleton(tuple(literals), tuple(slots))
 
 
 def _plain(messages: Sequence[Message], stand_in: Mapping[int, str]) -> list[dict[str, str]]:
@@ -110,21 +145,17 @@ def _opaque(template: ChatTemplate, messages: Sequence[Message]) -> tuple[str, l
     return text, [Region(0, len(text), last, public=False)] if text else []
 
 
-def _interleave(
-    pieces: list[str], probes: Mapping[str, tuple[_Probe, int]], messages: Sequence[Message]
-) -> tuple[str, list[Region]]:
-    """Literals (even pieces) and contents (odd ones, named by their probe's core) put together."""
-    text, regions = pieces[0], list[Region]()
-    for core, literal in zip(pieces[1::2], pieces[2::2], strict=True):
-        probe, number = probes[core]
-        message = messages[number]
-        kept_left, kept_right = text.endswith(probe.blanks), literal.startswith(probe.blanks)
-        text = text.removesuffix(probe.blanks)
-        first = 0 if kept_left else len(message.content) - len(message.content.lstrip())
-        last = len(message.content) if kept_right else max(len(message.content.rstrip()), first)
+def _filled_in(skeleton: _Skeleton, messages: Sequence[Message]) -> tuple[str, list[Region]]:
+    """Literals and contents put together."""
+    text, regions = skeleton.literals[0], list[Region]()
+    for slot, literal in zip(skeleton.slots, skeleton.literals[1:], strict=True):
+        message = messages[slot.number]
+        content = message.content
+        first = 0 if slot.keeps_left else len(content) - len(content.lstrip())
+        last = len(content) if slot.keeps_right else max(len(content.rstrip()), first)
         if first < last:
-            regions += _content_regions(message, number, first, last, len(text) - first)
-        text += message.content[first:last] + literal.removeprefix(probe.blanks)
+            regions += _content_regions(message, slot.number, first, last, len(text) - first)
+        text += content[first:last] + literal
     return text, regions
 
 

@@ -167,7 +167,8 @@ class Restorer:
     def _word(self) -> str:
         """What stands up to the next blank, restored if it is prose."""
         buffer, start = self._buffer, self._position
-        prose = self._blanks < 4
+        indented = self._blanks >= 4
+        prose = not indented
         ours: list[_Ours] = []
         end = start
         while end < len(buffer) and buffer[end] not in " \t\r\n":
@@ -182,7 +183,7 @@ class Restorer:
             prose = prose and after == end + 1
             end = after
         self._know_up_to(end)
-        self._blanks = 0 if prose else 4
+        self._blanks = 4 if indented else 0
         text = self._move(end)
         return _restored(text, start, ours) if prose and ours else text
 
