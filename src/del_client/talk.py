@@ -108,7 +108,11 @@ class Talk:
         if whole is None:
             return ", ".join([*parts, "nothing of it private"])
         spent = f"epsilon {turn.epsilon_prompt:.4g}" if turn else "no new epsilon"
-        return ", ".join([*parts, f"{spent} (conversation {whole.epsilon_prompt:.4g}), mu {whole.mu:.4g}"])
+        # The composition of settings that were changed in the light of answers is a filter's to bound, not this one's.
+        changed = len({place[1].setting for place in self._sent if isinstance(place[1], PrivateSegment)}) > 1
+        condition = " if no setting was chosen after an answer" if changed else ""
+        together = f"(conversation {whole.epsilon_prompt:.4g}{condition})"
+        return ", ".join([*parts, f"{spent} {together}, mu {whole.mu:.4g}"])
 
     def _set(self, rest: str) -> None:
         words = rest.split()

@@ -74,6 +74,14 @@ class TestTurns:
         sent = sum(request.ByteSize() + 5 for request in server.requests(1))
         assert f"{sent} bytes sent, {len(payloads(server, 1)[0])} of them bits" in first
 
+    async def test_a_sum_over_settings_says_what_it_assumes(
+        self, command: list[str], environment: dict[str, str]
+    ) -> None:
+        _, out, _ = await chat(command, environment, "hi", "/set mu 5", "and then?")
+        first, second = (line for line in out if line.startswith("2 tokens in"))
+        assert "if no setting" not in first
+        assert re.search(r"\(conversation [0-9.]+ if no setting was chosen after an answer\), mu 8$", second)
+
     async def test_several_lines(self, command: list[str], environment: dict[str, str], server: FakeServer) -> None:
         await chat(command, environment, "a\\", "b\\", "c", '"""', "d", "", "e", '"""', "f")
         tokens = [
