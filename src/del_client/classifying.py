@@ -90,7 +90,7 @@ def most_bytes(pieces: Sequence[Span], setting: NoiseSetting, dim: int, candidat
     size = _FRAME_BYTES + sum(_FRAME_BYTES + _ID_BYTES * len(ids) for ids in candidates)
     for piece in pieces:
         tokens = len(piece.token_ids)
-        bits = (piece.setting or setting).bits
+        bits = piece.noise(setting).bits
         size += _FRAME_BYTES + (packed_size(tokens * dim, bits) if piece.private else _ID_BYTES * tokens)
     return size
 

@@ -26,8 +26,8 @@ class Span:
     """Consecutive tokens of a prompt, all private or all public, of one message and one kind.
 
     message: the number of the message that they belong to (-1: the template, or a public message's own text). kind:
-    "" for ordinary words, else that of a sensitive span or of the placeholder that stands for it. setting: the noise
-    of these tokens alone, None for the message's. secret: which secret of its kind they are part of, from 1 (0: none).
+    "" for ordinary words, else that of a sensitive span or of the placeholder that stands for it. setting: the noise of
+    their own, None where they have none. secret: which secret of its kind they are part of, from 1 (0: none).
     """
 
     token_ids: tuple[int, ...]
@@ -36,6 +36,10 @@ class Span:
     kind: str = ""
     setting: NoiseSetting | None = None
     secret: int = 0
+
+    def noise(self, setting: NoiseSetting) -> NoiseSetting:
+        """What these tokens are randomised at in a prompt of that setting: the stronger of it and their own."""
+        return setting if self.setting is None else min(self.setting, setting, key=lambda one: one.mu(1))
 
 
 def cut(tokenizer: Tokenizer, text: str, regions: Sequence[Region], pad_id: int) -> list[Span]:

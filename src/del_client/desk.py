@@ -16,7 +16,7 @@ from del_client.prompt import Message, PromptReader, Span, as_public
 from del_client.protection.detectors import detectors_for
 from del_client.protection.placeholders import Placeholders
 from del_client.protection.protector import Protector
-from del_client.report import PrivacyReport, attack_recovered, privacy_report
+from del_client.report import PrivacyReport, attack_recovered, privacy_report, secret_reports
 from del_codec.errors import InvalidValue
 from del_codec.frame import Segment
 from del_codec.table import LatentTable
@@ -48,7 +48,11 @@ class Desk:
 
         delta: None for the policy's. Raises PrivacyRefusal for one that the policy excludes.
         """
-        return self.certificate(prepared.segments, delta)
+        stated = self.policy.delta_for(delta)
+        secrets = secret_reports(
+            self.table, prepared.spans, prepared.segments, self._protector.kinds, stated, self._cap
+        )
+        return privacy_report(self.table, prepared.segments, stated, self._cap, secrets)
 
     def certificate(self, segments: Iterable[Segment], delta: float | None = None) -> PrivacyReport | None:
         """The same of any segments of this codec."""

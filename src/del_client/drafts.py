@@ -54,8 +54,8 @@ class Draft:
         self.drawings = self._drawings()
 
     def setting_of(self, place: int) -> NoiseSetting:
-        """The noise of a private part: its own, or the prompt's."""
-        return self.parts[place].setting or self._setting
+        """The noise of a private part: the prompt's, or its own where that is stronger."""
+        return self.parts[place].noise(self._setting)
 
     def times_drawn(self, message: DraftMessage) -> int:
         """How often this very message was drawn before, under any codec."""

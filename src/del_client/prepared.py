@@ -55,9 +55,7 @@ class Prepared:
 def preview(table: LatentTable, spans: Sequence[Span], setting: NoiseSetting) -> Prepared:
     """The private spans randomised at `setting`, or their own, for a look: these bits must never be sent."""
     parts = tuple(cut_spans(spans))
-    drawn = {
-        at: encode(table, part.token_ids, part.setting or setting) for at, part in enumerate(parts) if part.private
-    }
+    drawn = {at: encode(table, part.token_ids, part.noise(setting)) for at, part in enumerate(parts) if part.private}
     return Prepared(parts, segments_of(parts, drawn), table.fingerprint)
 
 

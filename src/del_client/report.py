@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from del_client.policy import Kind
 from del_client.prompt import Span
 from del_codec.accounting import Release, epsilon, epsilon_of
 from del_codec.attacks import map_guess
@@ -22,6 +24,34 @@ from del_codec.noise import NoiseSetting
 from del_codec.spec import CodecSpec
 from del_codec.table import LatentTable
 
+DIGIT_KINDS = ("card", "number", "phone")
+DIGITS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class SecretReport:
+    """The certificate of the least protected secret of a kind: all tokens of a sensitive span, wherever it occurs.
+
+    secrets: how many of the kind there are. tokens: of that one, all occurrences and padding. epsilon: at the report's
+    delta. cap: no attack that has nothing but all of its bits and the prior is right more often. choices: the prior:
+    that many equally likely values; None: how common each token is, for a guess at one token of it.
+    """
+
+    kind: str
+    secrets: int
+    tokens: int
+    epsilon: float
+    cap: float
+    choices: int | None
+
+    def sentence(self) -> str:
+        """The row in plain words."""
+        what = "one of its tokens" if self.choices is None else f"it among {self.choices} equally likely values"
+        return (
+            f"Secrets of the kind {self.kind} ({self.secrets}): epsilon {self.epsilon:.4g} for all {self.tokens} "
+            f"tokens of one; no attack names {what} from their bits with a chance above {self.cap:.2%}."
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PrivacyReport:
@@ -30,7 +60,8 @@ class PrivacyReport:
     mu, bits: the largest in use, mu nominal. epsilon_token, epsilon_prompt: at delta, for the least protected token and
     for all of them together. cap_uniform, cap_prior: proven bounds on the chance that any attack names one given token
     from its own bits, where all tokens are equally likely and where it knows how common each is (docs/policy.md says
-    what the device takes that to be).
+    what the device takes that to be). secrets: the same for what is sensitive and was sent as noise of its own, a row a
+    kind.
     """
 
     private_tokens: int
@@ -41,6 +72,7 @@ class PrivacyReport:
     epsilon_prompt: float
     cap_uniform: float
     cap_prior: float
+    secrets: tuple[SecretReport, ...] = ()
 
     def sentences(self) -> list[str]:
         """The certificate in plain words, with what it assumes."""
@@ -53,6 +85,7 @@ class PrivacyReport:
             "that also uses the sentence around it may do better).",
             "Compared are prompts of the same public structure: how many tokens, where, at which setting, and all "
             "public ids are seen by the server and have no epsilon.",
+            *(row.sentence() for row in self.secrets),
         ]
 
 
@@ -61,12 +94,50 @@ def release_of(table: LatentTable, setting: NoiseSetting, tokens: int) -> Releas
     return Release(table.spec.dim * setting.levels * tokens, setting.threshold_max(table.largest_latent))
 
 
+def secret_reports(
+    table: LatentTable,
+    spans: Sequence[Span],
+    segments: Sequence[Segment],
+    kinds: Mapping[str, Kind],
+    delta: float,
+    token_cap: Callable[[Release], float],
+) -> tuple[SecretReport, ...]:
+    """A row for each kind that goes as noise, in the order in which they occur. spans and segments belong together.
+
+    A kind's `choices` are its prior; without them ten digits for kinds of digits, of which a guess names one, else the
+    prior of token_cap.
+    """
+    releases: dict[str, dict[int, list[Release]]] = defaultdict(lambda: defaultdict(list))
+    tokens: dict[tuple[str, int], int] = defaultdict(int)
+    for span, segment in zip(spans, segments, strict=True):
+        if span.kind and isinstance(segment, PrivateSegment):
+            releases[span.kind][span.secret].append(release_of(table, segment.setting, segment.tokens))
+            tokens[span.kind, span.secret] += segment.tokens
+    rows = []
+    for kind, secrets in releases.items():
+        worst = max(secrets, key=lambda number: epsilon_of(secrets[number], delta))
+        all_draws = Release(
+            sum(one.n_draws for one in secrets[worst]), max(one.threshold_max for one in secrets[worst])
+        )
+        choices = kinds[kind].choices if kind in kinds else None
+        choices = DIGITS if choices is None and kind in DIGIT_KINDS else choices
+        cap = token_cap(all_draws) if choices is None else cap_uniform(all_draws, choices)
+        epsilon = epsilon_of(secrets[worst], delta)
+        rows.append(SecretReport(kind, len(secrets), tokens[kind, worst], epsilon, cap, choices))
+    return tuple(rows)
+
+
 def privacy_report(
-    table: LatentTable, segments: Sequence[Segment], delta: float, token_cap: Callable[[Release], float] | None = None
+    table: LatentTable,
+    segments: Sequence[Segment],
+    delta: float,
+    token_cap: Callable[[Release], float] | None = None,
+    secrets: tuple[SecretReport, ...] = (),
 ) -> PrivacyReport | None:
     """The certificate of a prompt at `delta` (0 to 1, exclusive); None where nothing in it is private.
 
     token_cap: the cap under a prior that the device believes; None takes the codec's own, which its maker chose.
+    secrets: the rows of its sensitive kinds.
     """
     private = [segment for segment in segments if isinstance(segment, PrivateSegment)]
     if not private:
@@ -83,6 +154,7 @@ def privacy_report(
         epsilon_prompt=epsilon_of([release_of(table, part.setting, part.tokens) for part in private], delta),
         cap_uniform=max(cap_uniform(one, table.spec.vocabulary) for one in single),
         cap_prior=max(cap(one) for one in single),
+        secrets=secrets,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,8 @@ class TestBuiltIn:
             ("date", "born 12/31/1990, on 3rd of May 2001, not 45/45/2001", ["12/31/1990", "3rd of May 2001"]),
             ("phone", "call +49 30 1234567 or (030) 123-4567", ["+49 30 1234567", "(030) 123-4567"]),
             ("number", "policy AB1234567 of 12 pages", ["AB1234567"]),
+            ("phone", "in 2024 we sold 1234567 of 12,345 on 2024-05-01", []),
+            ("ip", "version 1.2.3.4.5, std::vector at 10:30:45", []),
         ],
     )
     def test_what_is_found_and_what_is_not(self, kind: str, text: str, expected: list[str]) -> None:
@@ -60,6 +63,15 @@ class TestBuiltIn:
         for patterns in BUILT_IN.values():
             for pattern in patterns:
                 assert all(0 <= part.start < part.end <= len(text) for part in pattern.find(text))
+
+    @given(st.ip_addresses())
+    def test_every_address_is_found(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+        assert found_by("ip", f"at {address}, there") == ([] if str(address) == "::" else [str(address)])
+
+    @given(st.text("0123456789ABCXYZ", min_size=11, max_size=30))
+    def test_an_account_number_with_its_check_digits_is_found(self, account: str) -> None:
+        check = 98 - int("".join(str(int(character, 36)) for character in account + "DE00")) % 97
+        assert found_by("iban", f"to DE{check:02}{account}!") == [f"DE{check:02}{account}"]
 
 
 class TestOwnDetectors:
