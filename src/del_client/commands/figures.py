@@ -27,11 +27,17 @@ def prompt_figures(client: Client, prepared: Prepared, wire_bytes: int, plain_te
 
 
 def privacy_figures(client: Client, prepared: Prepared, report: PrivacyReport | None) -> dict[str, Any]:
-    """The certificate's figures; null where nothing was private, since nothing was protected then."""
+    """The certificate's figures; null where nothing was private, since nothing was protected then.
+
+    "secrets" is there only where a sensitive span was sent as noise of its own.
+    """
     if report is None:
         return dict.fromkeys(_PRIVACY)
     recovered = client.desk.attack_recovered(prepared)
-    return {**asdict(report), "mu": round(report.mu, 3), "attack_recovered": recovered}
+    figures = {**asdict(report), "mu": round(report.mu, 3), "attack_recovered": recovered}
+    if not report.secrets:
+        del figures["secrets"]
+    return figures
 
 
 def in_words(figures: dict[str, Any], report: PrivacyReport | None, spec: CodecSpec) -> list[str]:
