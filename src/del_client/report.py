@@ -46,7 +46,11 @@ class SecretReport:
 
     def sentence(self) -> str:
         """The row in plain words."""
-        what = "one of its tokens" if self.choices is None else f"it among {self.choices} equally likely values"
+        what = f"it among {self.choices} equally likely values"
+        if self.choices is None:
+            what = "one of its tokens"
+        elif self.kind in DIGIT_KINDS and self.choices == DIGITS:
+            what = "one of its digits"
         return (
             f"Secrets of the kind {self.kind} ({self.secrets}): epsilon {self.epsilon:.4g} for all {self.tokens} "
             f"tokens of one; no attack names {what} from their bits with a chance above {self.cap:.2%}."

@@ -40,6 +40,7 @@ def test_a_row_a_kind_for_its_least_protected_secret(table: LatentTable) -> None
     assert name.epsilon == epsilon(release_of(table, STRONG, 5), 1e-5)
     assert name.cap == cap_uniform(release_of(table, STRONG, 5), 500)
     assert (phone.choices, phone.cap) == (10, cap_uniform(release_of(table, STRONG, 2), 10))
+    assert "names one of its digits" in phone.sentence()
     report = privacy_report(table, segments, 1e-5, None, (name, phone))
     assert report is not None
     assert name.sentence() in report.sentences()
