@@ -126,11 +126,11 @@ class Answer:
             raise TypeError("an AsyncClient's answer is iterated with `async for`")
         deltas = aiter(self)
         try:
-            while (delta := loop.run(_following(deltas))) is not None:
+            while (delta := loop.run(_following, deltas)) is not None:
                 yield delta
         finally:
             if not loop.closed:
-                loop.run(deltas.aclose())
+                loop.run(deltas.aclose)
 
     async def _next(self, events: AsyncGenerator[Event]) -> Event | None:
         seconds = self._seconds

@@ -63,7 +63,7 @@ class Client(Session):
     def __enter__(self) -> Client:
         self._loop = LoopThread()
         try:
-            self._loop.run(self._open())
+            self._loop.run(self._open)
         except BaseException:
             self._loop.close()
             raise
@@ -74,7 +74,7 @@ class Client(Session):
     ) -> None:
         if self._loop is not None:
             try:
-                self._loop.run(self._close())
+                self._loop.run(self._close)
             finally:
                 self._loop.close()
 
@@ -90,4 +90,4 @@ class Client(Session):
         """As AsyncClient's."""
         if self._loop is None:
             raise RuntimeError("enter the client first: `with Client(...) as client`")
-        return self._loop.run(self._classify(text, labels, task, template, options))
+        return self._loop.run(self._classify, text, labels, task, template, options)

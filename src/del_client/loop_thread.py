@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 class LoopThread:
@@ -23,25 +24,27 @@ class LoopThread:
         """Whether nothing can be run any more."""
         return self._loop.is_closed()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Callable[P, Coroutine[Any, Any, T]], *arguments: P.args, **named: P.kwargs) -> T:
         """What `work` returns or raises. Interrupted, as by Ctrl-C, it cancels `work` and waits for it to end.
 
-        Raises RuntimeError once closed.
+        The coroutine is made on the loop's thread: none is left over where an interruption comes first. Raises
+        RuntimeError once closed.
         """
         if self.closed:
-            work.close()
             raise RuntimeError("the client is closed")
         tasks: list[asyncio.Task[T]] = []
         done = threading.Event()
 
         def start() -> None:
-            tasks.append(self._loop.create_task(work))
-            tasks[0].add_done_callback(lambda _: done.set())
+            if not done.is_set():
+                tasks.append(self._loop.create_task(work(*arguments, **named)))
+                tasks[0].add_done_callback(lambda _: done.set())
 
         def stop() -> None:
-            if not tasks:  # interrupted before it was handed over
-                start()
-            tasks[0].cancel()
+            if tasks:
+                tasks[0].cancel()
+            else:  # interrupted before it was handed over
+                done.set()
 
         try:
             self._loop.call_soon_threadsafe(start)
@@ -49,7 +52,7 @@ class LoopThread:
         except BaseException:
             self._loop.call_soon_threadsafe(stop)
             done.wait()
-            if not tasks[0].cancelled():
+            if tasks and not tasks[0].cancelled():
                 tasks[0].exception()  # looked at, or asyncio complains that nobody did
             raise
         return tasks[0].result()
@@ -58,7 +61,7 @@ class LoopThread:
         """Cancel what still runs and end the thread. Closing twice is fine."""
         if self.closed:
             return
-        self.run(_cancel_others())
+        self.run(_cancel_others)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

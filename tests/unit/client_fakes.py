@@ -232,8 +232,8 @@ class ServingThread:
         self._loop = LoopThread()
 
     def __enter__(self) -> str:
-        return self._loop.run(self._serving.__aenter__())
+        return self._loop.run(self._serving.__aenter__)
 
     def __exit__(self, *exception: object) -> None:
-        self._loop.run(self._serving.__aexit__())
+        self._loop.run(self._serving.__aexit__)
         self._loop.close()

@@ -23,9 +23,9 @@ def test_results_and_errors(loop: LoopThread) -> None:
     async def fail() -> None:
         raise KeyError("a")
 
-    assert loop.run(asyncio.sleep(0, "done")) == "done"
+    assert loop.run(asyncio.sleep, 0, "done") == "done"
     with pytest.raises(KeyError):
-        loop.run(fail())
+        loop.run(fail)
 
 
 def test_an_interruption_cancels_what_is_waited_for_and_nothing_else(loop: LoopThread) -> None:
@@ -40,7 +40,7 @@ def test_an_interruption_cancels_what_is_waited_for_and_nothing_else(loop: LoopT
         return name
 
     others: list[str] = []
-    other = threading.Thread(target=lambda: others.append(loop.run(wait("other"))))
+    other = threading.Thread(target=lambda: others.append(loop.run(wait, "other")))
     other.start()
     running.wait()
     running.clear()
@@ -49,7 +49,7 @@ def test_an_interruption_cancels_what_is_waited_for_and_nothing_else(loop: LoopT
     interrupt = threading.Thread(target=lambda: (running.wait(), signal.pthread_kill(main, signal.SIGINT)))
     interrupt.start()
     with pytest.raises(KeyboardInterrupt):
-        loop.run(wait("this"))
+        loop.run(wait, "this")
     assert ended == ["this"]
     interrupt.join()
     other.join()
@@ -71,9 +71,9 @@ def test_closing_cancels_and_refuses_what_comes_later(loop: LoopThread) -> None:
         await asyncio.sleep(0)
         return task
 
-    loop.run(start())
+    loop.run(start)
     loop.close()
     loop.close()
     assert cancelled.is_set()
     with pytest.raises(RuntimeError, match="closed"):
-        loop.run(asyncio.sleep(0))
+        loop.run(asyncio.sleep, 0)
