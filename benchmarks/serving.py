@@ -1,15 +1,17 @@
-"""Targets of the server: how soon it is ready when its weights were converted before."""
+"""Targets of the server: how soon it is ready when its weights were converted before, and how it does under load."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 
+from benchmarks import batching
 from benchmarks.target import Target
 
 
@@ -37,4 +39,16 @@ def ready_seconds() -> float:
     return seconds
 
 
-TARGETS = [Target("serving.ready_second_start_s", 10, "at most", ready_seconds)]
+def under_load(measure: Callable[[batching.Bench], Coroutine[None, None, float]]) -> float:
+    """One of benchmarks.batching's figures, with a server of its own."""
+    with running_server() as address:
+        return asyncio.run(measure(batching.Bench(address)))
+
+
+TARGETS = [
+    Target("serving.ready_second_start_s", 10, "at most", ready_seconds),
+    Target("serving.16_streams_over_generate", 0.9, "at least", lambda: under_load(batching.served_over_offline)),
+    Target("serving.16_staggered_over_1", 5, "at least", lambda: under_load(batching.staggered_over_sequential)),
+    Target("serving.first_token_over_engine", 1.15, "at most", lambda: under_load(batching.first_token_over_bare)),
+    Target("serving.first_token_soft_prompt_share", 0.05, "at most", lambda: under_load(batching.soft_prompt_share)),
+]

@@ -24,7 +24,8 @@ from del_codec.v1 import inference_pb2_grpc
 from del_server.backend import Admission, Backend
 from del_server.codec import ServedCodec
 from del_server.config import Limits, ServeConfig
-from del_server.engine.transformers import EngineConfig, TransformersEngine
+from del_server.engine.capacity import EngineConfig
+from del_server.engine.transformers import TransformersEngine
 from del_server.metrics import Metrics
 from del_server.models import load_model, load_tokenizer
 from del_server.service import InferenceService
@@ -52,7 +53,8 @@ def load(config: ServeConfig) -> Backend:
     codecs = load_codecs(config, model)
     waiting = WAITING_PER_SLOT * config.max_concurrent
     engine = TransformersEngine(
-        model, EngineConfig(config.context_tokens, running=config.max_concurrent, waiting=waiting)
+        model,
+        EngineConfig(config.context_tokens, running=config.max_concurrent, waiting=waiting, kv_tokens=config.kv_tokens),
     )
     soft_tokens = max((codec.longest_soft_tokens for codec in codecs), default=0)
     metrics, version = Metrics(), importlib.metadata.version("del-inference")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from del_codec.errors import ExhaustedError
 from del_server.codec import ServedCodec
 from del_server.config import Limits
-from del_server.engine.base import Engine
+from del_server.engine.base import Engine, Prefix
 from del_server.metrics import Metrics
 from del_server.status import UnknownCodec
 
@@ -51,6 +51,7 @@ class Backend:
     metrics: Metrics
     admission: Admission
     executor: Executor
+    _prefixes: dict[tuple[str, str], Prefix] = field(default_factory=dict, init=False)
 
     def codec(self, fingerprint: str) -> ServedCodec:
         """The live codec of that fingerprint (64 hex digits). Raises UnknownCodec."""
@@ -60,3 +61,13 @@ class Backend:
         live = ", ".join(codec.fingerprint[:12] + "…" for codec in self.codecs) or "none"
         shown = f"codec {fingerprint[:12]}… is" if fingerprint else "a private segment without a codec is"
         raise UnknownCodec(f"{shown} not served here (live: {live}); fetch a live codec and encode the prompt with it")
+
+    def prefix(self, codec: ServedCodec, task: str) -> Prefix | None:
+        """The engine's handle for a codec's soft prompt, or for that of a task of it; None for one without tokens."""
+        soft = codec.soft_prompt_of(task)
+        if not len(soft):
+            return None
+        key = (codec.fingerprint, task)
+        if key not in self._prefixes:
+            self._prefixes[key] = self.engine.prefix(soft)
+        return self._prefixes[key]

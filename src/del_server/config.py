@@ -21,8 +21,9 @@ class ServeConfig:
     """Options of `del-server serve`.
 
     codecs: folders; empty for the shipped ones that were made for the model. port: 0 picks a free one. metrics_port:
-    0 for none. max_concurrent: answers in progress at once; eight times as many may wait. context_tokens: 0 for the
-    model's own. drain_seconds: how long queries may go on after SIGTERM.
+    0 for none. max_concurrent: answers in progress at once; eight times as many may wait. kv_tokens: bounds the keys
+    and values of all of them together, 0 for as many contexts. context_tokens: 0 for the model's own. drain_seconds:
+    how long queries may go on after SIGTERM.
     """
 
     model: str = "smollm2"
@@ -30,7 +31,8 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 50051
     metrics_port: int = 0
-    max_concurrent: int = 8
+    max_concurrent: int = 16
+    kv_tokens: int = 0
     context_tokens: int = 0
     dtype: str = "auto"
     device: str = "auto"

@@ -12,6 +12,7 @@ from torch import Tensor
 from del_codec.errors import FrameError, InvalidValue
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
 from del_server.backend import Backend
+from del_server.engine.base import Prefix
 from del_server.status import UnknownTask
 
 
@@ -42,6 +43,11 @@ class Prompt:
         """The LoRA that the model has for this prompt; none where nothing in it is private."""
         return self._codec.adapter if self._codec and self.private_tokens else None
 
+    @property
+    def prefix(self) -> Prefix | None:
+        """The soft prompt, which the engine has once for all prompts; none where nothing in it is private."""
+        return self._backend.prefix(self._codec, self._task) if self._codec and self.private_tokens else None
+
     def add(self, segment: Segment, most: int) -> None:
         """Append a segment to a prompt of at most `most` tokens. Raises InvalidValue, FrameError or UnknownCodec."""
         if len(self._segments) == self._backend.limits.segments:
@@ -61,8 +67,8 @@ class Prompt:
         self._segments.append(segment)
 
     async def embed(self, resume: Sequence[int] = ()) -> tuple[Tensor, float]:
-        """Embeddings [P + T + R, D] with those of ids `resume` behind, and the seconds that decoding took; the segments
-        are let go. Raises FrameError for a payload that can't be read."""
+        """Embeddings [T + R, D] behind the prefix, those of ids `resume` last, and the seconds that decoding took; the
+        segments are let go. Raises FrameError for a payload that can't be read."""
         loop = asyncio.get_running_loop()
         prompt, seconds = await loop.run_in_executor(self._backend.executor, self._embed, resume)
         self._segments.clear()
@@ -77,7 +83,7 @@ class Prompt:
     def _embed(self, resume: Sequence[int]) -> tuple[Tensor, float]:
         started = time.perf_counter()
         if self._codec is not None and self.private_tokens:
-            prompt = self._codec.embed(self._segments, self._task)
+            prompt = self._codec.decoder(self._segments)
         else:
             ids = [token for s in self._segments if isinstance(s, PublicSegment) for token in s.token_ids]
             prompt = self._backend.embed_tokens(ids)

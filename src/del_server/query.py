@@ -106,7 +106,9 @@ class Query:
             if self.cancelled:
                 return Reason.CANCELLED
             self.prompt.count()
-            self._generation = self._backend.engine.submit(prompt, self._opening.sampling, self.prompt.adapter)
+            self._generation = self._backend.engine.submit(
+                prompt, self._opening.sampling, self.prompt.adapter, self.prompt.prefix
+            )
             del prompt
             try:
                 finish = await self._answer(self._generation, ended, send)

@@ -52,7 +52,7 @@ class Question:
             prompt, timings.decode = await self.prompt.embed()
             waited = time.perf_counter() - asked - timings.decode
             self.prompt.count()
-            scoring = self._backend.engine.score(prompt, self._candidates, self.prompt.adapter)
+            scoring = self._backend.engine.score(prompt, self._candidates, self.prompt.adapter, self.prompt.prefix)
             del prompt
             try:
                 scored = await scoring.result()

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from del_codec.errors import EngineError, ExhaustedError, InvalidValue, UnavailableError
 from del_server.engine.base import Engine, Event, Finish, Reason, Sampling, Token
-from del_server.engine.transformers import EngineConfig, TransformersEngine
+from del_server.engine.capacity import EngineConfig
+from del_server.engine.transformers import TransformersEngine
 
 ENDLESS = Sampling(10_000, ignore_eos=True)
 MARK = 7.0

@@ -11,7 +11,8 @@ import torch
 
 from del_server.app import TokenEmbedder
 from del_server.engine.base import Sampling, Token
-from del_server.engine.transformers import EngineConfig, TransformersEngine
+from del_server.engine.capacity import EngineConfig
+from del_server.engine.transformers import TransformersEngine
 from del_server.models import load_model, load_tokenizer
 
 pytestmark = pytest.mark.skipif(

@@ -20,8 +20,9 @@ from transformers import (
 
 from del_server.app import TokenEmbedder
 from del_server.engine.base import Finish, Generation, Reason, Sampling, Token
+from del_server.engine.capacity import EngineConfig
 from del_server.engine.sampling import choose
-from del_server.engine.transformers import EngineConfig, TransformersEngine
+from del_server.engine.transformers import TransformersEngine
 
 SHAPE = {
     "vocab_size": 259,

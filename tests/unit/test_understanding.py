@@ -24,7 +24,8 @@ from del_codec.task import Task
 from del_server import lora
 from del_server.cli import main
 from del_server.codec import ServedCodec
-from del_server.engine.transformers import EngineConfig, TransformersEngine
+from del_server.engine.capacity import EngineConfig
+from del_server.engine.transformers import TransformersEngine
 from del_server.training.objective import Judge
 from del_server.understanding.examples import Example
 from del_server.understanding.questions import read_questions

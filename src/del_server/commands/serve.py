@@ -33,6 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="answers in progress at once; eight times as many may wait (default: %(default)s)",
     )
+    add(
+        "--kv-tokens",
+        type=int,
+        default=defaults.kv_tokens,
+        metavar="N",
+        help="tokens of keys and values that all answers in progress may take (default: 0, as many contexts)",
+    )
     add("--context", dest="context_tokens", type=int, default=0, metavar="N", help="at most (default: 0, the model's)")
     add("--dtype", choices=DTYPES, default=defaults.dtype, help="auto: bfloat16 with CUDA, float32 without")
     add("--device", default=defaults.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")

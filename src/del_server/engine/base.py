@@ -95,7 +95,8 @@ class Capacity:
     """What an engine takes: prompts [T, embedding_width] of `dtype` with T below context_tokens, on `device`.
 
     context_tokens: prompt and answer together. eos_token_ids: tokens that end an answer. running, waiting: most
-    sequences in progress, and in the queue behind them.
+    sequences in progress, and in the queue behind them. kv_tokens: most tokens of keys and values that all of these may
+    take together, kv_token_bytes each.
     """
 
     context_tokens: int
@@ -106,14 +107,29 @@ class Capacity:
     device: torch.device
     running: int
     waiting: int
+    kv_tokens: int
+    kv_token_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Sequences in progress and in the queue, now."""
+    """Sequences in progress and in the queue, now; kv_tokens: of keys and values that those in progress may take."""
 
     running: int
     waiting: int
+    kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """What prompts begin with: embeddings [P, D], whose keys and values an engine computes once."""
+
+    embeddings: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """P."""
+        return len(self.embeddings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,18 +195,35 @@ class Engine(ABC):
     async def stop(self) -> None:
         """End all generations with UnavailableError and free the model's worker."""
 
+    def prefix(self, embeddings: Tensor) -> Prefix:
+        """A handle for what prompts begin with, [P, D]: keep it and pass it with each of them.
+
+        Raises InvalidValue for embeddings that the model must not see.
+        """
+        check_prompt(embeddings, self.capacity)
+        return Prefix(embeddings)
+
     @abstractmethod
-    def submit(self, prompt: Tensor, sampling: Sampling, adapter: str | None = None) -> Generation:
-        """Queue a prompt [T, D]; adapter: the name of a LoRA that the model has for this prompt alone.
+    def submit(
+        self, prompt: Tensor, sampling: Sampling, adapter: str | None = None, prefix: Prefix | None = None
+    ) -> Generation:
+        """Queue a prompt [T, D], which stands behind a prefix if there is one; adapter: the name of a LoRA that the
+        model has for this prompt alone.
 
         Raises InvalidValue for a prompt that the model must not see, ExhaustedError if the queue is full,
         UnavailableError if the engine has stopped.
         """
 
     @abstractmethod
-    def score(self, prompt: Tensor, candidates: Sequence[Sequence[int]], adapter: str | None = None) -> Scoring:
-        """Queue a prompt [T, D] and continuations of it, ids each, to be judged one apart from the other; adapter as in
-        submit.
+    def score(
+        self,
+        prompt: Tensor,
+        candidates: Sequence[Sequence[int]],
+        adapter: str | None = None,
+        prefix: Prefix | None = None,
+    ) -> Scoring:
+        """Queue a prompt [T, D] and continuations of it, ids each, to be judged one apart from the other; adapter and
+        prefix as in submit.
 
         Raises what submit does, and InvalidValue for candidates that the model can't take.
         """
@@ -204,14 +237,16 @@ class Engine(ABC):
         """Whether the engine generates."""
 
 
-def check_prompt(prompt: Tensor, capacity: Capacity) -> None:
-    """Raise InvalidValue unless the model can take `prompt`: a wrong width or one NaN can spoil others' answers."""
+def check_prompt(prompt: Tensor, capacity: Capacity, before: int = 0) -> None:
+    """Raise InvalidValue unless the model can take `prompt` behind `before` tokens: a wrong width or one NaN can spoil
+    others' answers."""
     if prompt.dtype != capacity.dtype:
         raise InvalidValue("prompt", prompt.dtype, f"embeddings of {capacity.dtype}")
     if prompt.ndim != 2 or prompt.shape[1] != capacity.embedding_width:
         raise InvalidValue("prompt", list(prompt.shape), f"shape [T, {capacity.embedding_width}]")
-    if not 1 <= len(prompt) < capacity.context_tokens:
-        raise InvalidValue("prompt", f"{len(prompt)} tokens", f"send 1 to {capacity.context_tokens - 1}")
+    most = capacity.context_tokens - before - 1
+    if not 1 <= len(prompt) <= most:
+        raise InvalidValue("prompt", f"{len(prompt)} tokens", f"send 1 to {most}")
     if not math.isfinite(float(prompt.float().abs().max())):
         raise InvalidValue("prompt", "not finite", "every coordinate must be a finite number")
 

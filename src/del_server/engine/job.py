@@ -15,17 +15,25 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from del_server.engine.base import Reason
+from del_server.engine.base import Prefix, Reason
 
 
 class Job(ABC):
     """A prompt with a key-value cache of its own; `on_cancel` hears of its cancellation, once.
 
-    adapter: the LoRA that the model must have at each of its steps.
+    adapter: the LoRA that the model must have at each of its steps. prefix: what stands before the prompt. kv_tokens:
+    most positions of keys and values that it may come to take.
     """
 
-    def __init__(self, prompt: Tensor, adapter: str | None, on_cancel: Callable[[Job], None]) -> None:
-        self.adapter = adapter
+    def __init__(
+        self,
+        prompt: Tensor,
+        adapter: str | None,
+        prefix: Prefix | None,
+        kv_tokens: int,
+        on_cancel: Callable[[Job], None],
+    ) -> None:
+        self.adapter, self.prefix, self.kv_tokens = adapter, prefix, kv_tokens
         self.cancelled = False
         self._prompt: Tensor | None = prompt
         self._cache: DynamicCache | None = None
@@ -37,7 +45,7 @@ class Job(ABC):
 
     @abstractmethod
     def step(self, model: Any, chunk: int) -> Reason | None:
-        """One turn with the model; why the job ends with it, if it does."""
+        """One turn with the model, at most `chunk` tokens of the prompt; why the job ends with it, if it does."""
 
     @abstractmethod
     def end(self, reason: Reason) -> None:
@@ -54,9 +62,19 @@ class Job(ABC):
             self._on_cancel(self)
 
     @property
-    def entering(self) -> bool:
-        """Whether some of the prompt is still outside of the cache."""
-        return self._prompt is not None
+    def begun(self) -> bool:
+        """Whether it had a turn."""
+        return self._admitted_at is not None
+
+    @property
+    def entering(self) -> int:
+        """Tokens of the prompt that are still outside of the cache."""
+        return 0 if self._prompt is None else len(self._prompt)
+
+    def begin(self, cache: Callable[[], DynamicCache]) -> None:
+        """Start the clock of the prefill and take a cache, made now, that holds the prefix if there is one."""
+        self._admitted_at = time.perf_counter()
+        self._cache = cache()
 
     @property
     def queue_seconds(self) -> float:
@@ -72,11 +90,8 @@ class Job(ABC):
 
     def prefill(self, model: Any, chunk: int) -> Tensor | None:
         """`chunk` more tokens of the prompt; float32 logits [V] of its last position once it is in."""
-        if self._prompt is None:
-            raise RuntimeError("the prompt is in already")
-        if self._admitted_at is None:
-            self._admitted_at = time.perf_counter()
-            self._cache = DynamicCache(config=model.config)
+        if self._prompt is None or self._cache is None:
+            raise RuntimeError("the prompt is in already, or has not begun")
         part, rest = self._prompt[:chunk], self._prompt[chunk:]
         logits = forward(model, self._cache, inputs_embeds=part.unsqueeze(0))
         self._prompt = rest if len(rest) else None

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from torch import Tensor
+from transformers import DynamicCache
 
-from del_server.engine.base import Capacity, Event, Finish, Generation, Reason, Sampling, Token
+from del_server.engine.base import Capacity, Event, Finish, Generation, Prefix, Reason, Sampling, Token
 from del_server.engine.job import Job, forward, token_input
 from del_server.engine.sampling import choose, logprobs_of
 
 
 class Sequence(Job, Generation):
-    """A generation, one token a step."""
+    """A generation, one token a step. last: the latest token."""
 
     def __init__(
         self,
@@ -22,21 +23,31 @@ class Sequence(Job, Generation):
         sampling: Sampling,
         capacity: Capacity,
         adapter: str | None,
+        prefix: Prefix | None,
         on_cancel: Callable[[Job], None],
     ) -> None:
-        super().__init__(prompt, adapter, on_cancel)
+        length = len(prompt) + (prefix.tokens if prefix else 0)
+        most = min(length + max(1, sampling.max_tokens - sampling.position), capacity.context_tokens)
+        super().__init__(prompt, adapter, prefix, most, on_cancel)
         self._sampling, self._capacity = sampling, capacity
-        self._length = len(prompt)
+        self._length = length
         self._position = sampling.position
-        self._last = -1
+        self.last = -1
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
     def step(self, model: Any, chunk: int) -> Reason | None:
         """`chunk` more tokens of the prompt, or one token of the answer."""
         if self.entering:
             logits = self.prefill(model, chunk)
-            return None if logits is None else self._take(logits)
-        return self._take(forward(model, self._cache, input_ids=token_input(model, [[self._last]])))
+            return None if logits is None else self.take(logits)
+        return self.take(forward(model, self._cache, input_ids=token_input(model, [[self.last]])))
+
+    def hand_over(self) -> DynamicCache:
+        """The cache, whose prompt is in, for a batch that makes the steps from now on."""
+        cache, self._cache = self._cache, None
+        if cache is None or self.entering:
+            raise RuntimeError("only a prompt that is in has a cache to hand over")
+        return cache
 
     def end(self, reason: Reason) -> None:
         """See Job."""
@@ -56,12 +67,12 @@ class Sequence(Job, Generation):
             if isinstance(event, Finish):
                 return
 
-    def _take(self, logits: Tensor) -> Reason | None:
-        """Choose and emit the next token; why the answer ends with it, if it does."""
+    def take(self, logits: Tensor) -> Reason | None:
+        """Choose the next token, `last`, from logits [V] and emit it; why the answer ends with it, if it does."""
         sampling = self._sampling
         chosen = choose(logits, sampling, self._position)
         reported = None if sampling.logprobs is None else logprobs_of(logits, chosen, sampling.logprobs)
-        self._last = chosen
+        self.last = chosen
         self._length += 1
         self._position += 1
         self._post(Token(chosen, reported))

@@ -1,7 +1,9 @@
-"""The embedded engine: a causal language model of transformers, one worker thread, turns of one step a prompt.
+"""The embedded engine: a causal language model of transformers, one worker thread, continuous batching.
 
-The thread owns the model. Prompts (jobs) join and leave between steps; prompts go in by chunks, so that a long one does
-not stall the others. When idle, and after a failure, a probe step shows whether the model still answers.
+The thread owns the model. Prompts (jobs) join and leave between rounds. A round takes some tokens of entering prompts,
+so that a long one does not stall the others, and then one decode step of all answers of an adapter together, where the
+model can do that; else each answer has steps of its own. When idle, and after a failure, a probe step shows whether the
+model still answers.
 """
 
 from __future__ import annotations
@@ -11,9 +13,8 @@ import concurrent.futures
 import logging
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,39 +24,25 @@ from transformers import DynamicCache
 from del_codec.errors import DelError, EngineError, ExhaustedError, UnavailableError
 from del_server import lora
 from del_server.engine.base import (
-    Capacity,
     Engine,
     Generation,
     Health,
     Load,
+    Prefix,
     Reason,
     Sampling,
     Scoring,
     check_candidates,
     check_prompt,
 )
+from del_server.engine.batch import Batch, Outcome, can_batch
+from del_server.engine.capacity import EngineConfig, capacity_of
 from del_server.engine.job import Job, forward
+from del_server.engine.prefixes import Prefixes
 from del_server.engine.scoring import ScoringJob
 from del_server.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """Bounds of the engine.
-
-    context_tokens: 0 for the model's own. running, waiting: most prompts in progress and in the queue.
-    prefill_chunk: prompt tokens a step. probe_seconds: between probes of an idle model. stall_seconds: a step that
-    takes longer makes the engine unhealthy.
-    """
-
-    context_tokens: int = 0
-    running: int = 8
-    waiting: int = 64
-    prefill_chunk: int = 512
-    probe_seconds: float = 30.0
-    stall_seconds: float = 120.0
 
 
 class TransformersEngine(Engine):
@@ -70,6 +57,10 @@ class TransformersEngine(Engine):
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
+        self._batching = False
+        self._batches: dict[str | None, Batch] = {}
+        self._seats: dict[Job, Batch] = {}
+        self._prefixes = Prefixes(config.prefix_tokens, config.prefill_chunk)
         self._stopping = False
         self._last_failure: Exception | None = None
         self._last_step = time.monotonic()
@@ -88,18 +79,27 @@ class TransformersEngine(Engine):
             self._changed.notify()
         await asyncio.to_thread(self._thread.join)
 
-    def submit(self, prompt: Tensor, sampling: Sampling, adapter: str | None = None) -> Generation:
+    def submit(
+        self, prompt: Tensor, sampling: Sampling, adapter: str | None = None, prefix: Prefix | None = None
+    ) -> Generation:
         """See Engine."""
-        check_prompt(prompt, self.capacity)
-        sequence = Sequence(prompt, sampling, self.capacity, adapter, on_cancel=self._forget)
+        check_prompt(prompt, self.capacity, prefix.tokens if prefix else 0)
+        sequence = Sequence(prompt, sampling, self.capacity, adapter, prefix, on_cancel=self._forget)
         self._queue(sequence)
         return sequence
 
-    def score(self, prompt: Tensor, candidates: SequenceOf[SequenceOf[int]], adapter: str | None = None) -> Scoring:
+    def score(
+        self,
+        prompt: Tensor,
+        candidates: SequenceOf[SequenceOf[int]],
+        adapter: str | None = None,
+        prefix: Prefix | None = None,
+    ) -> Scoring:
         """See Engine."""
-        check_prompt(prompt, self.capacity)
-        check_candidates(candidates, len(prompt), self.capacity)
-        job = ScoringJob(prompt, candidates, adapter, on_cancel=self._forget)
+        before = prefix.tokens if prefix else 0
+        check_prompt(prompt, self.capacity, before)
+        check_candidates(candidates, before + len(prompt), self.capacity)
+        job = ScoringJob(prompt, candidates, adapter, prefix, on_cancel=self._forget)
         self._queue(job)
         return job
 
@@ -114,7 +114,8 @@ class TransformersEngine(Engine):
 
     def load(self) -> Load:
         """See Engine."""
-        return Load(len(self._running), len(self._waiting))
+        with self._changed:
+            return Load(len(self._running), len(self._waiting), kv_cost(self._running))
 
     def health(self) -> Health:
         """See Engine."""
@@ -141,10 +142,10 @@ class TransformersEngine(Engine):
             self._probe()
             if self._last_failure is not None:
                 raise EngineError(f"the model's warm-up step failed: {self._last_failure}") from self._last_failure
+            self._batching = can_batch(self._model)
             self._ready.set_result(None)
             while self._admit():
-                for job in list(self._running):
-                    self._turn(job)
+                self._round()
         except Exception as error:
             self._ready.set_exception(error) if not self._ready.done() else logger.exception("the engine died")
         finally:
@@ -152,6 +153,7 @@ class TransformersEngine(Engine):
                 self._stopping = True
                 left = [*self._running, *self._waiting]
                 self._running, self._waiting = [], deque()
+                self._batches, self._seats = {}, {}
             for job in left:
                 job.fail(UnavailableError("the engine has stopped; send the same bytes again"))
 
@@ -161,33 +163,88 @@ class TransformersEngine(Engine):
             while not self._stopping and not self._running and not self._waiting:
                 if not self._changed.wait(self._config.probe_seconds):
                     break
-            while self._waiting and len(self._running) < self._config.running:
+            while self._waiting and self._has_room(self._waiting[0]):
                 self._running.append(self._waiting.popleft())
             stopping = self._stopping
         if not stopping and not self._running:
             self._probe()
         return not stopping
 
-    def _turn(self, job: Job) -> None:
-        """One step of one job. Its failure is its own."""
-        if job.cancelled:
-            self._retire(job).end(Reason.CANCELLED)
-            return
+    def _has_room(self, job: Job) -> bool:
+        """Whether a slot is free and the memory that the job may come to take; one alone always has room."""
+        if not self._running:
+            return True
+        room = kv_cost([*self._running, job]) <= self.capacity.kv_tokens
+        return room and len(self._running) < self._config.running
+
+    def _round(self) -> None:
+        """Some prompt tokens, one turn of each job that has steps of its own, and one step of each batch."""
+        budget = self._config.prefill_chunk
+        for job in list(self._running):
+            if job.cancelled:
+                self._settle(job, Reason.CANCELLED)
+                continue
+            if job in self._seats or (job.entering and not budget):
+                continue
+            taken = min(job.entering, budget)
+            budget -= taken
+            self._turn(job, taken)
+        for adapter, batch in list(self._batches.items()):
+            self._decode(adapter, batch)
+
+    def _turn(self, job: Job, tokens: int) -> None:
+        """One step of one job, with so many tokens of its prompt if it is entering."""
+        outcome: Outcome
         try:
             lora.use(self._model, job.adapter)
-            reason = job.step(self._model, self._config.prefill_chunk)
+            if not job.begun:
+                job.begin(lambda: self._prefixes.begin(self._model, job.prefix, job.adapter))
+            outcome = job.step(self._model, tokens)
+            if outcome is None and not job.entering and self._batching and isinstance(job, Sequence):
+                self._seat(job)
         except Exception as error:
-            logger.exception("a query failed in the model")
-            known = isinstance(error, DelError)
-            self._retire(job).fail(error if known else EngineError("the model failed on this query"))
+            outcome = error
+        self._settle(job, outcome)
+        if outcome is None and job.entering:
+            with self._changed:  # behind the others: they have the tokens of the next round first
+                self._running.remove(job)
+                self._running.append(job)
+
+    def _seat(self, sequence: Sequence) -> None:
+        batch = self._batches.setdefault(sequence.adapter, Batch())
+        batch.add(sequence)
+        self._seats[sequence] = batch
+
+    def _decode(self, adapter: str | None, batch: Batch) -> None:
+        """One token more for each of a batch. A failure is of the one whose row it is."""
+        try:
+            lora.use(self._model, adapter)
+            outcomes = batch.step(self._model)
+        except Exception as error:
+            outcomes = [(sequence, error) for sequence in batch.sequences]
+        for sequence, outcome in outcomes:
+            self._settle(sequence, outcome)
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        """What follows from a turn: the job goes on, ends or fails."""
+        if isinstance(outcome, Exception):
+            logger.error("a query failed in the model", exc_info=outcome)
+            known = isinstance(outcome, DelError)
+            self._retire(job).fail(outcome if known else EngineError("the model failed on this query"))
             self._probe()
             return
-        self._succeeded()
-        if reason is not None:
-            self._retire(job).end(reason)
+        if outcome is not Reason.CANCELLED:
+            self._succeeded()
+        if outcome is not None:
+            self._retire(job).end(outcome)
 
     def _retire(self, job: Job) -> Job:
-        """Free the slot, before its reader learns of the end."""
+        """Free the slot and its memory, before its reader learns of the end."""
+        batch = self._seats.pop(job, None)
+        if batch is not None and isinstance(job, Sequence):
+            batch.remove(job)
+            if not batch.sequences:
+                del self._batches[job.adapter]
         with self._changed:
             self._running.remove(job)
         return job
@@ -211,28 +268,12 @@ class TransformersEngine(Engine):
         self._last_step = time.monotonic()
 
 
-def capacity_of(model: Any, config: EngineConfig) -> Capacity:
-    """What the engine takes, from the model's configuration and weights."""
-    text = model.config.get_text_config(decoder=True)
-    weight = model.get_input_embeddings().weight
-    own = int(getattr(text, "max_position_embeddings", 0) or 0)
-    asked = config.context_tokens
-    return Capacity(
-        context_tokens=min(own, asked) if own and asked else own or asked or 2048,
-        embedding_width=weight.shape[1],
-        vocabulary=weight.shape[0],
-        eos_token_ids=eos_token_ids(model),
-        dtype=weight.dtype,
-        device=weight.device,
-        running=config.running,
-        waiting=config.waiting,
-    )
-
-
-def eos_token_ids(model: Any) -> frozenset[int]:
-    """Tokens that end an answer: of the generation configuration, else of the model's."""
-    for config in (getattr(model, "generation_config", None), model.config.get_text_config(decoder=True)):
-        found = getattr(config, "eos_token_id", None)
-        if found is not None:
-            return frozenset(found if isinstance(found, (list, tuple)) else [found])
-    return frozenset()
+def kv_cost(jobs: SequenceOf[Job]) -> int:
+    """Tokens of keys and values that jobs may come to take: in a batch, each as many as its longest."""
+    total, batches = 0, defaultdict[str | None, list[int]](list)
+    for job in jobs:
+        if isinstance(job, Sequence):
+            batches[job.adapter].append(job.kv_tokens)
+        else:
+            total += job.kv_tokens
+    return total + sum(len(needs) * max(needs) for needs in batches.values())

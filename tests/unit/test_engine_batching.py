@@ -1,0 +1,245 @@
+"""Continuous batching: who decodes together, what that takes of memory, prefixes that are computed once, failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from test_engine_parity import engine_of, gemma2, llama, prompts, reference, tokens_of
+from transformers import DynamicCache
+
+from del_codec.errors import EngineError, InvalidValue
+from del_server import lora
+from del_server.app import TokenEmbedder
+from del_server.engine.base import Prefix, Reason, Sampling, Token
+from del_server.engine.batch import can_batch
+from del_server.engine.capacity import EngineConfig, capacity_of
+from del_server.engine.prefixes import Prefixes
+from del_server.engine.slots import Slots
+from del_server.engine.transformers import TransformersEngine
+
+TWENTY = Sampling(20, ignore_eos=True)
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.manual_seed(1)
+    return llama().eval()
+
+
+def rows_of_steps(model: Any) -> list[int]:
+    """Rows of each decode step from now on."""
+    rows: list[int] = []
+    whole = model.forward
+
+    def counted(**inputs: Any) -> Any:
+        if inputs.get("input_ids") is not None:
+            rows.append(len(inputs["input_ids"]))
+        return whole(**inputs)
+
+    model.forward = counted
+    return rows
+
+
+def failing(model: Any, at_fault: Callable[[torch.Tensor], bool]) -> None:
+    """From now on the model fails at a decode step of such ids [N, 1]."""
+    whole = model.forward
+
+    def fail(**inputs: Any) -> Any:
+        ids = inputs.get("input_ids")
+        if ids is not None and at_fault(ids):
+            raise RuntimeError("device-side assert triggered")
+        return whole(**inputs)
+
+    model.forward = fail
+
+
+async def test_all_that_run_share_a_step(model: Any) -> None:
+    async with engine_of(model) as engine:
+        rows, embed = rows_of_steps(model), TokenEmbedder(model)
+        answers = await asyncio.gather(*(tokens_of(engine.submit(embed(p), TWENTY)) for p in prompts(5)))
+    assert max(rows) == 5
+    assert len(rows) < 2 * 20
+    assert answers == [reference(model, prompt, 20) for prompt in prompts(5)]
+
+
+async def test_a_model_of_sliding_windows_goes_one_by_one() -> None:
+    torch.manual_seed(1)
+    model = gemma2().eval()
+    assert not can_batch(model)
+    async with engine_of(model) as engine:
+        rows, embed = rows_of_steps(model), TokenEmbedder(model)
+        await asyncio.gather(*(tokens_of(engine.submit(embed(prompt), TWENTY)) for prompt in prompts(3)))
+    assert set(rows) == {1}
+
+
+def test_a_model_that_reads_rows_otherwise_is_found_out(model: Any) -> None:
+    assert can_batch(model)
+    whole = model.forward
+    model.forward = lambda **inputs: whole(**{**inputs, "position_ids": None})
+    assert not can_batch(model)
+
+
+async def test_a_failing_step_is_tried_row_by_row(model: Any) -> None:
+    embed, chosen = TokenEmbedder(model), prompts(4)
+    expected = [reference(model, prompt, 20) for prompt in chosen]
+    culprit = next(token for token in expected[2][3:] if not any(token in expected[i] for i in (0, 1, 3)))
+    async with engine_of(model) as engine:
+        failing(model, lambda ids: bool((ids == culprit).any()))
+        outcomes = await asyncio.gather(
+            *(tokens_of(engine.submit(embed(prompt), TWENTY)) for prompt in chosen), return_exceptions=True
+        )
+        assert isinstance(outcomes[2], EngineError)
+        assert [outcomes[i] for i in (0, 1, 3)] == [expected[i] for i in (0, 1, 3)]
+        assert engine.health().ok
+
+
+async def test_a_prefix_is_as_if_it_stood_in_the_prompt_and_is_computed_once(model: Any) -> None:
+    embed, (begin, *rest) = TokenEmbedder(model), prompts(4)
+    seen: list[int] = []
+    async with engine_of(model, prefill_chunk=4) as engine:
+        prefix, whole = engine.prefix(embed(begin)), model.forward
+
+        def counted(**inputs: Any) -> Any:
+            seen.append(inputs["inputs_embeds"].shape[1] if inputs.get("inputs_embeds") is not None else 0)
+            return whole(**inputs)
+
+        model.forward = counted
+        generations = [engine.submit(embed(prompt), TWENTY, prefix=prefix) for prompt in rest]
+        answers = await asyncio.gather(*map(tokens_of, generations))
+        scored = await engine.score(embed(rest[0]), [[7], [9, 8]], prefix=prefix).result()
+        model.forward = whole
+        plain = await engine.score(embed(begin + rest[0]), [[7], [9, 8]]).result()
+    assert answers == [reference(model, begin + prompt, 20) for prompt in rest]
+    assert sum(seen) == len(begin) + sum(map(len, rest)) + len(rest[0])
+    for found, expected in zip(scored.logprobs, plain.logprobs, strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+async def test_a_prefix_of_a_model_with_windows() -> None:
+    torch.manual_seed(1)
+    model = gemma2().eval()
+    embed, (_, begin, *rest) = TokenEmbedder(model), prompts(4)
+    async with engine_of(model) as engine:
+        prefix = engine.prefix(embed(begin))
+        for prompt in rest:
+            assert await tokens_of(engine.submit(embed(prompt), TWENTY, prefix=prefix)) == reference(
+                model, begin + prompt, 20
+            )
+
+
+async def test_prefix_and_prompt_must_fit_the_context_together(model: Any) -> None:
+    async with engine_of(model) as engine:
+        prefix = engine.prefix(torch.ones(200, 32))
+        with pytest.raises(InvalidValue, match="send 1 to 55"):
+            engine.submit(torch.ones(56, 32), TWENTY, prefix=prefix)
+        with pytest.raises(InvalidValue, match="not finite"):
+            engine.prefix(torch.full((2, 32), torch.nan))
+
+
+def test_prefixes_keep_to_their_bound_and_those_used_last(model: Any) -> None:
+    kept = Prefixes(tokens=10, chunk=4)
+    one, two, three = (Prefix(torch.full((n, 32), 0.1)) for n in (5, 5, 4))
+    for prefix in (one, two, one, three):
+        assert kept.begin(model, prefix, None).get_seq_length() == prefix.tokens
+    assert kept.tokens == 9
+    calls = rows_of_steps(model)
+    assert kept.begin(model, one, None).get_seq_length() == 5
+    assert calls == []
+    kept.begin(model, Prefix(torch.full((11, 32), 0.1)), None)
+    assert kept.tokens == 0
+
+
+async def test_each_adapter_has_batches_and_prefixes_of_its_own(model: Any) -> None:
+    lora.add_lora(model, "one", 4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    embed, (begin, prompt, *_) = TokenEmbedder(model), prompts(3)
+    names = [None, "one", "one", None]
+    expected = {}
+    for name in (None, "one"):
+        lora.use(model, name)
+        expected[name] = reference(model, begin + prompt, 20)
+    assert expected[None] != expected["one"]
+    async with engine_of(model) as engine:
+        prefix = engine.prefix(embed(begin))
+        generations = [engine.submit(embed(prompt), TWENTY, name, prefix) for name in names]
+        assert await asyncio.gather(*map(tokens_of, generations)) == [expected[name] for name in names]
+
+
+async def test_memory_is_admitted_by_what_a_prompt_may_come_to_take(model: Any) -> None:
+    async with engine_of(model, running=4, kv_tokens=256) as engine:
+        embed, most = TokenEmbedder(model), []
+        long = Sampling(120, ignore_eos=True)
+        generations = [engine.submit(embed(prompts(1)[0]), long) for _ in range(4)]
+
+        async def watch(generation: Any) -> list[int]:
+            tokens = []
+            async for event in generation:
+                most.append((engine.load().running, engine.load().kv_tokens))
+                tokens += [event.token_id] if isinstance(event, Token) else []
+            return tokens
+
+        answers = await asyncio.gather(*map(watch, generations))
+        assert answers == [reference(model, prompts(1)[0], 120)] * 4
+        assert max(most) == (2, 2 * 125)
+        assert engine.load().kv_tokens == 0
+
+
+def test_bounds_of_memory(model: Any) -> None:
+    assert capacity_of(model, EngineConfig(running=3)).kv_tokens == 3 * 256
+    with pytest.raises(InvalidValue, match="kv-tokens is 255"):
+        capacity_of(model, EngineConfig(kv_tokens=255))
+    cache = DynamicCache(config=model.config)
+    with torch.inference_mode():
+        model(torch.ones(1, 5, dtype=torch.long), past_key_values=cache)
+    held = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
+    assert capacity_of(model, EngineConfig()).kv_token_bytes == held / 5
+
+
+@torch.inference_mode()
+def test_rows_move_up_and_nothing_of_those_that_left_stays(model: Any) -> None:
+    slots = Slots()
+    for length in (3, 9, 5):
+        cache = DynamicCache(config=model.config)
+        model(torch.full((1, length), length), past_key_values=cache)
+        slots.add(cache)
+    before = slots.step(model, torch.tensor([7, 7, 7]))
+    slots.remove(0)
+    assert slots.lengths == [5, 9]
+    assert torch.allclose(slots.step(model, torch.tensor([7, 7])), before[[2, 1]], atol=1e-5)
+    slots.remove(1)
+    slots.remove(0)
+    assert slots.bytes > 0
+    assert not any(bool(part.any()) for layer in slots._layers for part in (layer.keys, layer.values))
+
+
+async def test_an_idle_engine_holds_no_slots(model: Any) -> None:
+    engine = TransformersEngine(model, EngineConfig())
+    await engine.start()
+    embed = TokenEmbedder(model)
+    cancelled = engine.submit(embed(prompts(1)[0]), Sampling(200, ignore_eos=True))
+    await tokens_of(engine.submit(embed(prompts(2)[1]), TWENTY))
+    cancelled.cancel()
+    reasons = [event async for event in cancelled if not isinstance(event, Token)]
+    assert [event.reason for event in reasons] == [Reason.CANCELLED]
+    assert (engine._batches, engine._seats, engine._running) == ({}, {}, [])
+    await engine.stop()
+
+
+async def test_a_long_prompt_does_not_stall_the_others(model: Any) -> None:
+    async with engine_of(model, prefill_chunk=4) as engine:
+        embed, order = TokenEmbedder(model), []
+
+        async def first(name: str, ids: list[int]) -> None:
+            async for event in engine.submit(embed(ids), Sampling(3, ignore_eos=True)):
+                if isinstance(event, Token):
+                    order.append(name)
+
+        await asyncio.gather(first("long", [9] * 200), *(first("short", [8, 7]) for _ in range(3)))
+        assert order == ["short"] * 9 + ["long"] * 3
