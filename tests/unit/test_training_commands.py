@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -329,3 +330,18 @@ def test_the_models_own_samples_and_users_words_are_text_enough(tiny_model: Path
     run(tiny_model, out / "two", *arguments)
     again = SelfText.load(out / "two" / train.SELF_TEXT_FILE)
     assert [d.tolist() for d in again.documents] == [d.tolist() for d in own.documents]
+
+
+def test_a_long_text_is_watched_on_its_end(
+    tiny_model: Path, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text("ab" * 32_000)
+    run(tiny_model, out, "--text", long, "--mu", "5:15", "--steps", "5")
+    reports = re.findall(
+        r"step (\d): mu 5 retained \S+ MAP (\S+), mu 10 retained \S+ MAP (\S+)\n", capsys.readouterr().out
+    )
+    assert [step for step, *_ in reports] == list("12345")
+    assert all(0 <= float(share) <= 1 for _, *shares in reports for share in shares)
+    held_out = 32 * (64 + 32)
+    assert load(tiny_model, out).table.unigram_counts.sum() == 64_000 + 1 - held_out

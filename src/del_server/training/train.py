@@ -125,7 +125,7 @@ class Trainer:
             adapters=bool(options.lora),
             share=(self.accelerator.process_index, processes),
         )
-        self._probe = Probe(held_out, self.judge, self.learner, options) if held_out else None
+        self._probe = Probe(held_out, self.judge, self.learner, options.mu_low, options.mu_high) if held_out else None
 
     def run(self, checkpoint: Path | None) -> tuple[list[float], Speed]:
         """Train; the final loss of each stage (the recipe's phases, floor, ceiling), and how fast it went."""
