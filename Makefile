@@ -55,8 +55,8 @@ $(SERVER)/.dev: $(SERVER)/.demo
 	$(SERVER)/bin/python $(PIP) --editable '.[dev]'
 	touch $@
 
-# The device's environment: the base install, no torch and no transformers.
+# The device's environment: no torch and no transformers; with what the gateway needs.
 $(DEVICE)/.ready: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(DEVICE)
-	$(DEVICE)/bin/python $(PIP) --editable .
+	$(DEVICE)/bin/python $(PIP) --editable '.[gateway]'
 	touch $@

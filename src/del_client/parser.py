@@ -51,6 +51,7 @@ def build_parser() -> Parser:
         _add_chat,
         _add_classify,
         _add_inspect,
+        _add_gateway,
         _add_certify,
         _add_budget,
         _add_policy,
@@ -128,6 +129,34 @@ def _add_inspect(commands: Commands) -> None:
     _add_settings(inspect, "server", "policy", *_NOISE, "system", *_FILES)
     _add_prompt(inspect)
     inspect.add_argument("--codec", type=Path, metavar="FILE", help="device.safetensors or its folder; no server then")
+
+
+def _add_gateway(commands: Commands) -> None:
+    gateway = _command(
+        commands,
+        "gateway",
+        "let any app ask: OpenAI's HTTP interface on this device",
+        "OpenAI's HTTP interface, bound to this device: an app that is pointed at it asks privately, without a change. "
+        "docs/gateway.md says what it takes and refuses.",
+        "del-client gateway",
+        "OPENAI_BASE_URL=http://127.0.0.1:8085/v1 OPENAI_API_KEY=none your-app",
+        "del-client gateway --host 0.0.0.0 --token-file token --allow-host my-device.lan",
+    )
+    _add_settings(gateway, *(name for name in _ASKING if name not in ("system", "seed", "delta")))
+    gateway.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (127.0.0.1)")
+    gateway.add_argument("--port", type=int, default=8085, metavar="N", help="to listen on; 0: any free one (8085)")
+    gateway.add_argument("--token-file", type=Path, metavar="FILE", help="the token that callers show; beyond loopback")
+    gateway.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to it; repeatable")
+    gateway.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="stands for the served model; * for any; repeatable",
+    )
+    gateway.add_argument(
+        "--public-texts", type=Path, metavar="FILE", help="SHA-256 of texts that may leave in the clear, one a line"
+    )
 
 
 def _add_certify(commands: Commands) -> None:

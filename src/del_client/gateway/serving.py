@@ -1,0 +1,47 @@
+"""Serving the gateway's app with uvicorn until it is told to leave."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from starlette.applications import Starlette
+
+from del_codec.errors import InvalidValue
+
+_BACKLOG = 128
+_GOODBYE_SECONDS = 5
+_KEEP_ALIVE_SECONDS = 75
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens. Raises InvalidValue where it can't."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise InvalidValue("port", f"{host}:{port}", f"can't listen there ({error.strerror})") from None
+    return listener
+
+
+async def serve(app: Starlette, listener: socket.socket, ready: Callable[[str], None]) -> None:
+    """Answer until SIGINT or SIGTERM; answers that run then have a few seconds to end. ready: told the address."""
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        ws="none",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GOODBYE_SECONDS,
+    )
+    host, port = listener.getsockname()[:2]
+    ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    await uvicorn.Server(config).serve(sockets=[listener])
