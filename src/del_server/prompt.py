@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from del_codec.composition import epsilon_bound
 from del_codec.errors import FrameError, InvalidValue
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
+from del_codec.meters import BITS, EPSILON_DELTA
+from del_codec.noise import NoiseSetting
+from del_codec.release import Release
+from del_codec.table import LatentTable
 from del_server.backend import Backend
 from del_server.engine.base import Prefix
 from del_server.status import UnknownTask
@@ -26,12 +33,18 @@ class Prompt:
             raise UnknownTask("task", task, f"leave it empty or use one of {list(known)}")
         self._task, self._backend = task, backend
         self._segments: list[Segment] = []
-        self.private_tokens = self.public_tokens = self.payload_bytes = 0
+        self._released: Counter[NoiseSetting] = Counter()
+        self.private_tokens = self.public_tokens = self.payload_bytes = self._bits = 0
 
     @property
     def tokens(self) -> int:
         """Tokens of the segments so far."""
         return self.private_tokens + self.public_tokens
+
+    @property
+    def bits(self) -> str:
+        """The most bits a coordinate of the segments so far, as a metric's label; "0" where none is private."""
+        return BITS[self._bits]
 
     @property
     def soft_tokens(self) -> int:
@@ -60,7 +73,9 @@ class Prompt:
                 raise FrameError("payload", f"{len(segment.payload)} bytes", f"too long for {segment.tokens} tokens")
             self.private_tokens += segment.tokens
             self.payload_bytes += len(segment.payload)
-            self._backend.metrics.payload_bytes.labels("received").inc(len(segment.payload))
+            self._released[segment.setting] += segment.tokens
+            self._bits = max(self._bits, segment.setting.bits)
+            self._backend.metrics.payload_bytes["received", BITS[segment.setting.bits]].inc(len(segment.payload))
         else:
             check_ids("token_ids", segment.token_ids, self._backend.engine.capacity.vocabulary)
             self.public_tokens += segment.tokens
@@ -75,10 +90,19 @@ class Prompt:
         return prompt, seconds
 
     def count(self) -> None:
-        """Count the tokens of a prompt that reaches the engine."""
-        tokens = self._backend.metrics.tokens
-        tokens.labels("private").inc(self.private_tokens)
-        tokens.labels("public").inc(self.public_tokens)
+        """Count a prompt that reaches the engine: its tokens, and what its noise gives away."""
+        metrics = self._backend.metrics
+        metrics.tokens["private"].inc(self.private_tokens)
+        metrics.tokens["public"].inc(self.public_tokens)
+        if self._codec is None or not self._released:
+            return
+        table = self._codec.table
+        mu = max(setting.mu(table.spec.dim) for setting in self._released)
+        metrics.private(self._codec.fingerprint, self.private_tokens, table.spec.embedding_width, mu)
+        released = releases_of(table, self._released)
+        # Not here: a bound that isn't known yet takes as long as many a decode step.
+        loop = asyncio.get_running_loop()
+        loop.run_in_executor(self._backend.executor, lambda: metrics.epsilon.observe(_epsilon(released)))
 
     def _embed(self, resume: Sequence[int]) -> tuple[Tensor, float]:
         started = time.perf_counter()
@@ -90,6 +114,20 @@ class Prompt:
         if resume:
             prompt = torch.cat([prompt, self._backend.embed_tokens(resume)])
         return prompt, time.perf_counter() - started
+
+
+def releases_of(table: LatentTable, tokens: Mapping[NoiseSetting, int]) -> tuple[Release, ...]:
+    """The Bernoulli draws behind so many tokens of each setting, in an order of their own."""
+    dim, largest = table.spec.dim, table.largest_latent
+    draws = Counter[int]()
+    for setting, count in tokens.items():
+        draws[setting.threshold_max(largest)] += dim * setting.levels * count
+    return tuple(Release(count, threshold) for threshold, count in sorted(draws.items()))
+
+
+@lru_cache(maxsize=1024)
+def _epsilon(releases: tuple[Release, ...]) -> float:
+    return epsilon_bound(releases, EPSILON_DELTA)
 
 
 def check_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:

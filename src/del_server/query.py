@@ -61,6 +61,7 @@ class Query:
         check_ids("resume_token_ids", opening.resume, vocabulary)
         self.prompt = Prompt(opening.codec, opening.task, backend)
         self._opening, self._backend = opening, backend
+        self._opened = time.perf_counter()
         self._generation: Generation | None = None
         self.cancelled = False
         self.timings = Timings()
@@ -106,6 +107,7 @@ class Query:
             if self.cancelled:
                 return Reason.CANCELLED
             self.prompt.count()
+            self._backend.metrics.token_bytes.observe(self.received_bytes / self.prompt.tokens)
             self._generation = self._backend.engine.submit(
                 prompt, self._opening.sampling, self.prompt.adapter, self.prompt.prefix
             )
@@ -116,13 +118,16 @@ class Query:
                 self._generation.cancel()
         self.timings.queue = waited + finish.queue_seconds
         self.timings.prefill = finish.prefill_seconds
+        metrics = self._backend.metrics
         for phase in ("queue", "decode", "prefill", "generate"):
-            self._backend.metrics.phase.labels(phase).observe(getattr(self.timings, phase))
+            metrics.phases[phase].observe(getattr(self.timings, phase))
+        metrics.query_seconds.observe(time.perf_counter() - self._opened)
         return finish.reason
 
     async def _answer(self, generation: Generation, ended: float, send: Callable[[Delta], Awaitable[None]]) -> Finish:
         metrics = self._backend.metrics
         text = AnswerText(self._backend.tokenizer, self._opening.resume)
+        generated, sent = metrics.tokens["generated"], metrics.payload_bytes["sent", self.prompt.bits]
         first = latest = 0.0
         async for event in generation:
             if isinstance(event, Finish):
@@ -134,13 +139,13 @@ class Query:
                 self.timings.first_token = now - ended
                 metrics.first_token.observe(now - ended)
             else:
-                metrics.inter_token.observe(now - latest)
+                metrics.output_token.observe(now - latest)
             latest = now
             self.timings.generate = latest - first
             self.new_tokens += 1
-            metrics.tokens.labels("generated").inc()
+            generated.inc()
             whole = text.push(event.token_id)
-            metrics.payload_bytes.labels("sent").inc(len(whole.encode()))
+            sent.inc(len(whole.encode()))
             await send(Delta((event.token_id,), whole, () if event.logprobs is None else (event.logprobs,)))
         raise EngineError("the engine's events ended without a finish")
 
@@ -148,7 +153,7 @@ class Query:
         """Send what an answer's end makes of a character that it broke off."""
         rest = text.flush()
         if rest:
-            self._backend.metrics.payload_bytes.labels("sent").inc(len(rest.encode()))
+            self._backend.metrics.payload_bytes["sent", self.prompt.bits].inc(len(rest.encode()))
             await send(Delta((), rest))
 
     def _already_over(self) -> Reason | None:

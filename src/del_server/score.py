@@ -58,11 +58,12 @@ class Question:
                 scored = await scoring.result()
             finally:
                 scoring.cancel()
-        metrics.tokens.labels("candidate").inc(sum(map(len, self._candidates)))
+        metrics.tokens["candidate"].inc(sum(map(len, self._candidates)))
         timings.queue = waited + scored.queue_seconds
         timings.prefill, timings.generate = scored.prefill_seconds, scored.score_seconds
         for phase in ("queue", "decode", "prefill", "generate"):
-            metrics.phase.labels(phase).observe(getattr(timings, phase))
+            metrics.phases[phase].observe(getattr(timings, phase))
+        metrics.query_seconds.observe(time.perf_counter() - asked)
         return scored
 
 

@@ -83,6 +83,10 @@ _KINDS: dict[type[DelError], tuple[Code, str]] = {
     EngineError: (Code.INTERNAL, "ENGINE_FAILED"),
 }
 
+_UNEXPECTED = "INTERNAL"
+# Of every Problem that there can be.
+REASONS = (*(reason for _, reason in _KINDS.values()), _UNEXPECTED)
+
 
 def problem_of(error: Exception) -> Problem:
     """What to tell a client; an error that DEL did not raise on purpose keeps its text to itself."""
@@ -91,7 +95,7 @@ def problem_of(error: Exception) -> Problem:
             code, reason = _KINDS[kind]
             field = error.field if isinstance(error, InvalidValue) else ""
             return Problem(code, reason, str(error), field, _retry_seconds(error))
-    return Problem(Code.INTERNAL, "INTERNAL", "the server failed on this query; its log says why")
+    return Problem(Code.INTERNAL, _UNEXPECTED, "the server failed on this query; its log says why")
 
 
 def _retry_seconds(error: Exception) -> float:

@@ -109,10 +109,8 @@ def test_it_serves_counts_and_leaves_cleanly(servers: list[Server], tiny_model: 
     samples = dict(line.rsplit(" ", 1) for line in page.splitlines() if not line.startswith("#"))
     text = "".join(response.delta.text for response in received)
     expected = {
-        'payload_bytes_total{direction="received"}': 2 * 3 * 16 // 8,
-        'payload_bytes_total{direction="sent"}': len(text.encode()),
-        'wire_bytes_total{direction="received"}': wire_size(sent),
-        'wire_bytes_total{direction="sent"}': wire_size(received),
+        'payload_bytes_total{bits="1",direction="received"}': 2 * 3 * 16 // 8,
+        'payload_bytes_total{bits="1",direction="sent"}': len(text.encode()),
         'tokens_total{kind="private"}': 6,
         'tokens_total{kind="public"}': 4,
         'tokens_total{kind="generated"}': 20,
@@ -123,10 +121,13 @@ def test_it_serves_counts_and_leaves_cleanly(servers: list[Server], tiny_model: 
         "queries_waiting": 0,
         "engine_healthy": 1,
         "time_to_first_token_seconds_count": 2,
-        "inter_token_seconds_count": 18,
+        "time_per_output_token_seconds_count": 18,
         'phase_seconds_count{phase="prefill"}': 2,
     }
     assert {name: float(samples[f"del_server_{name}"]) for name in expected} == expected
+    for direction, messages in (("received", sent), ("sent", received)):
+        carried = (samples[f'del_server_wire_bytes_total{{bits="{bits}",direction="{direction}"}}'] for bits in "01")
+        assert sum(map(float, carried)) == wire_size(messages)
     assert (
         f'del_server_build_info{{engine="transformers",model="{tiny_model}",version="{info.server_version}"}}'
         in samples

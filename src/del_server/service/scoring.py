@@ -18,23 +18,25 @@ logger = logging.getLogger(__name__)
 async def answer(request: pb.ScoreRequest, backend: Backend) -> pb.ScoreResponse:
     """The answer. Raises DelError for what the client is told, CancelledError when it has gone."""
     metrics, size = backend.metrics, request.ByteSize() + GRPC_PREFIX
-    metrics.wire_bytes.labels("received").inc(size)
+    bits = "0"
     try:
         most = backend.limits.message_bytes
         if size - GRPC_PREFIX > most:
             raise InvalidValue("message", f"{size - GRPC_PREFIX} bytes", f"a message has at most {most}")
         question = Question(asked_from_pb(request), backend)
+        bits = question.prompt.bits
         scored = await question.run()
     except asyncio.CancelledError:
-        metrics.queries.labels("abandoned").inc()
+        metrics.queries["abandoned"].inc()
         raise
     except Exception as error:
         if not isinstance(error, DelError):
             logger.exception("a question failed in the server")
-        failed = problem_of(error).code == Code.INTERNAL
-        metrics.queries.labels("failed" if failed else "refused").inc()
+        metrics.queries["failed" if problem_of(error).code == Code.INTERNAL else "refused"].inc()
         raise
+    finally:
+        metrics.wire_bytes["received", bits].inc(size)
     response = scored_to_pb(question, scored, size, request.token_logprobs)
-    metrics.queries.labels("scored").inc()
-    metrics.wire_bytes.labels("sent").inc(response.ByteSize() + GRPC_PREFIX)
+    metrics.queries["scored"].inc()
+    metrics.wire_bytes["sent", bits].inc(response.ByteSize() + GRPC_PREFIX)
     return response

@@ -48,7 +48,7 @@ class InferenceService:
                 raise Draining("the server is shutting down; send the same bytes to another one")
             return await scoring.answer(request, self._backend)
         except Exception as error:
-            await abort(context, problem_of(error))
+            await self._refuse(context, error)
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:  # noqa: N802, ARG002
         """What this server serves."""
@@ -61,9 +61,14 @@ class InferenceService:
         try:
             data = self._backend.codec(request.fingerprint.hex()).device_bytes
         except DelError as error:
-            await abort(context, problem_of(error))
+            await self._refuse(context, error)
         for start in range(0, len(data), CHUNK_BYTES):
             yield pb.DownloadCodecResponse(chunk=data[start : start + CHUNK_BYTES])
+
+    async def _refuse(self, context: Context, error: Exception) -> Never:
+        problem = problem_of(error)
+        self._backend.metrics.refuse(problem)
+        await abort(context, problem)
 
     async def _end_when_drained(self, stream: Stream, reader: asyncio.Task[None]) -> None:
         await self._draining.wait()

@@ -25,7 +25,7 @@ from del_server.service.messages import (
     segment_from_pb,
 )
 from del_server.service.shaping import Outlet, Shaping
-from del_server.status import Code, Draining, QueryIdInUse, TooManyQueries, UnknownQuery, problem_of
+from del_server.status import Code, Draining, Problem, QueryIdInUse, TooManyQueries, UnknownQuery, problem_of
 
 logger = logging.getLogger(__name__)
 
@@ -60,13 +60,16 @@ class Stream:
         most = self._backend.limits.message_bytes
         async for request in requests:
             size = request.ByteSize()
-            self._backend.metrics.wire_bytes.labels("received").inc(size + GRPC_PREFIX)
             try:
                 if size > most:
                     raise InvalidValue("message", f"{size} bytes", f"cut segments so that a message has at most {most}")
                 await self._take(request, size)
             except DelError as error:
                 await self._refuse(request.query_id, error, ended=request.HasField("end") or request.open.end)
+            finally:
+                entry = self._entries.get(request.query_id)
+                bits = entry.query.prompt.bits if entry else "0"
+                self._backend.metrics.wire_bytes["received", bits].inc(size + GRPC_PREFIX)
         for query_id in [query_id for query_id, entry in self._entries.items() if entry.answer is None]:
             missing = InvalidValue("end", "missing", "end a prompt before closing the stream")
             await self._refuse(query_id, missing, ended=True)
@@ -162,35 +165,40 @@ class Stream:
         """Report an error of a query whose prompt has ended."""
         problem = problem_of(error)
         if self._close(query_id, entry, "failed" if problem.code == Code.INTERNAL else "refused"):
-            await self._send(pb.GenerateResponse(query_id=query_id, error=problem_to_pb(problem)))
+            await self._tell(query_id, problem)
 
     async def _refuse(self, query_id: int, error: DelError, ended: bool) -> None:
         """Report an error in what the client sent; `ended`: nothing more of that prompt is on its way."""
         if not isinstance(error, QueryIdInUse):
             entry = self._entries.get(query_id)
             if entry is None or not self._close(query_id, entry, "refused"):
-                self._backend.metrics.queries.labels("refused").inc()
+                self._backend.metrics.queries["refused"].inc()
             if entry is not None:
                 entry.query.cancel()
             if not ended:
                 self._refused[query_id] = None
                 while len(self._refused) > REMEMBERED:
                     del self._refused[next(iter(self._refused))]
-        await self._send(pb.GenerateResponse(query_id=query_id, error=problem_to_pb(problem_of(error))))
+        await self._tell(query_id, problem_of(error))
+
+    async def _tell(self, query_id: int, problem: Problem) -> None:
+        self._backend.metrics.refuse(problem)
+        await self._send(pb.GenerateResponse(query_id=query_id, error=problem_to_pb(problem)))
 
     def _close(self, query_id: int, entry: _Entry, outcome: str) -> bool:
         """Make the id free again; False if that had been done already."""
         if self._entries.get(query_id) is not entry:
             return False
         del self._entries[query_id]
-        self._backend.metrics.queries.labels(outcome).inc()
+        self._backend.metrics.queries[outcome].inc()
         if not self._entries:
             self.idle.set()
         return True
 
     async def _send(self, response: pb.GenerateResponse, query: Query | None = None) -> None:
         size = response.ByteSize() + GRPC_PREFIX
-        self._backend.metrics.wire_bytes.labels("sent").inc(size)
+        bits = "0" if query is None else query.prompt.bits
+        self._backend.metrics.wire_bytes["sent", bits].inc(size)
         if query is not None:
             query.sent_bytes += size
         try:
