@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from del_client.retrying import Patience
 
 __all__ = [
+    "Access",
     "Answer",
     "AsyncClient",
     "Classification",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Access": "access",
     "Answer": "answer",
     "AsyncClient": "client",
     "Classification": "classifying",

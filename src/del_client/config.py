@@ -16,6 +16,7 @@ from del_codec.errors import InvalidValue
 
 FILE_VARIABLE = "DEL_CONFIG"
 MAX_FILE_BYTES = 1 << 16
+_SWITCH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,14 @@ class Setting:
         """As in the environment."""
         return "DEL_" + self.name.upper()
 
+    def parse(self, text: str) -> Any:
+        """The value of a variable's text. Raises ValueError."""
+        if self.read is not bool:
+            return self.read(text)
+        if text.lower() not in _SWITCH:
+            raise ValueError(text)
+        return _SWITCH[text.lower()]
+
     def shown(self, value: Any) -> str:
         """A value as a user reads it."""
         return self.unset if value is None else str(value)
@@ -47,6 +56,12 @@ class Setting:
 BY_RULE = "by the rule"
 SETTINGS = (
     Setting("server", str, "HOST:PORT", "where the server listens", DEFAULT_SERVER),
+    Setting("tls_ca", Path, "FILE", "PEM: authorities of the server's certificate", unset="the public ones"),
+    Setting("tls_cert", Path, "FILE", "PEM: this device's certificate, for a server that asks"),
+    Setting("tls_key", Path, "FILE", "PEM: its key"),
+    Setting("tls_name", str, "NAME", "the name in the server's certificate", unset="the server's"),
+    Setting("insecure", bool, "YES|NO", "PLAIN TEXT to another machine: everyone on the way reads it", False),
+    Setting("server_token_file", Path, "FILE", "the token to show to it; else $DEL_SERVER_TOKEN", unset="none"),
     Setting("policy", Path, "FILE", "what may leave this device (docs/policy.md)", unset="no limits"),
     Setting("ledger", Path, "FILE", "where the spend is kept (docs/ledger.md)", unset="its default place"),
     Setting("mu", float, "M", "noise: 1 is strong, 60 is weak", unset=BY_RULE),
@@ -131,7 +146,7 @@ def _read(file: Path, must_exist: bool) -> dict[str, Any]:
 
 def _parsed(setting: Setting, text: str, where: str) -> Any:
     try:
-        return setting.read(text)
+        return setting.parse(text)
     except ValueError:
         raise InvalidValue(where, text, f"use {setting.metavar}: {setting.meaning}") from None
 

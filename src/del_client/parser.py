@@ -12,11 +12,12 @@ from del_client.defaults import DEFAULT_DELTA, RULE
 
 BAD_INPUT = 2
 
+_SERVER = ("server", "tls_ca", "tls_cert", "tls_key", "tls_name", "insecure", "server_token_file")
 _NOISE = ("mu", "bits", "delta")
 _FILES = ("tokenizer", "chat_template")
 _SAMPLING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "timeout", "patience")
 _SHAPING = ("pad", "interval", "group")
-_ASKING = ("server", "policy", "ledger", *_NOISE, "system", *_SAMPLING, *_SHAPING, *_FILES)
+_ASKING = (*_SERVER, "policy", "ledger", *_NOISE, "system", *_SAMPLING, *_SHAPING, *_FILES)
 
 _ORDER = "Settings: a flag goes before a DEL_ variable, it before the file; `del-client config` shows what holds."
 
@@ -105,7 +106,7 @@ def _add_classify(commands: Commands) -> None:
         "del-client classify 'The plot is thin.' --task sst2",
         "del-client classify 'It rains.' --pair 'The sky is blue.' --labels yes no --template '{} So: {} True?'",
     )
-    _add_settings(classify, "server", "policy", "ledger", *_NOISE, "timeout", "patience", *_FILES)
+    _add_settings(classify, *_SERVER, "policy", "ledger", *_NOISE, "timeout", "patience", *_FILES)
     classify.add_argument("prompt", nargs="?", metavar="TEXT", help='the text; "-" or nothing: standard input')
     classify.add_argument("--pair", metavar="TEXT", help="a second private text, to be judged with the first")
     classify.add_argument("--labels", nargs="+", metavar="LABEL", help="PUBLIC: the answers to choose from")
@@ -126,7 +127,7 @@ def _add_inspect(commands: Commands) -> None:
         "del-client inspect 'My name is Ada.' --mu 5",
         "del-client inspect 'My name is Ada.' --codec my-codec    no server needed",
     )
-    _add_settings(inspect, "server", "policy", *_NOISE, "system", *_FILES)
+    _add_settings(inspect, *_SERVER, "policy", *_NOISE, "system", *_FILES)
     _add_prompt(inspect)
     inspect.add_argument("--codec", type=Path, metavar="FILE", help="device.safetensors or its folder; no server then")
 
@@ -262,4 +263,7 @@ def _add_settings(command: argparse.ArgumentParser, *names: str) -> None:
     for setting in SETTINGS:
         if setting.name in names:
             help_text = f"{setting.meaning} ({setting.shown(setting.default)})".replace("%", "%%")
-            group.add_argument(setting.flag, type=setting.read, metavar=setting.metavar, help=help_text)
+            if setting.read is bool:
+                group.add_argument(setting.flag, action="store_const", const=True, help=help_text)
+            else:
+                group.add_argument(setting.flag, type=setting.read, metavar=setting.metavar, help=help_text)

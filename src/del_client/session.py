@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Unpack
 
+from del_client.access import Access
 from del_client.answer import Answer, Course, Reading
 from del_client.classifying import Classification, choose_task, most_bytes, rank, within
 from del_client.codec_cache import CodecCache
@@ -48,7 +49,8 @@ class Session:
     policy: what may leave; None: no limits. ledger: where the spend is kept; None: the user's own, in its usual place.
     tokenizer, chat_template: files to use where the package doesn't carry the model's (checked by SHA-256). patience:
     how long a lost connection is put up with; `interrupted` is told of each attempt to mend it: the error, and the
-    seconds until then. shaping: of all answers' messages, against who watches their sizes and times.
+    seconds until then. shaping: of all answers' messages, against who watches their sizes and times. access: TLS or
+    not, and what shows who asks.
     """
 
     _loop: LoopThread | None = None
@@ -67,6 +69,7 @@ class Session:
         tokenizer: Path | None = None,
         chat_template: Path | None = None,
         cache: CodecCache | None = None,
+        access: Access | None = None,
         connect_seconds: float = 5.0,
         patience: Patience | None = None,
         shaping: Shaping = PLAIN,
@@ -79,6 +82,7 @@ class Session:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         self._cache = cache or CodecCache()
+        self._access = access or Access()
         self._connect_seconds = connect_seconds
         self._patience = patience or Patience()
         self._shaping = shaping
@@ -93,7 +97,7 @@ class Session:
 
     async def _open(self) -> None:
         """Connect, and have codec, tokenizer and ledger at hand. Raises UnavailableError at once if nobody answers."""
-        self._transport = Transport(self.server, self._connect_seconds)
+        self._transport = Transport(self.server, self._connect_seconds, access=self._access)
         try:
             await self._connect()
         except BaseException:

@@ -18,9 +18,11 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from torch import Tensor
 
+from del_codec.address import join_address
 from del_codec.errors import InvalidValue, MismatchError
 from del_codec.shipped import codec_folders
 from del_codec.v1 import inference_pb2, inference_pb2_grpc
+from del_server.access.tls import TlsFiles
 from del_server.backend import Admission, Backend
 from del_server.codec import ServedCodec
 from del_server.config import Limits, ServeConfig
@@ -114,7 +116,7 @@ async def _serve(backend: Backend, config: ServeConfig, announce: Callable[[str]
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     async with running(backend, config) as port:
         live = ", ".join(codec.fingerprint[:12] for codec in backend.codecs) or "none: public prompts only"
-        announce(f"del-server ready on {address(config.host, port)} (model {config.model}, codec {live})")
+        announce(f"del-server ready on {join_address(config.host, port)} (model {config.model}, codec {live})")
         await stopping.wait()
 
 
@@ -146,7 +148,7 @@ def build_server(
     limits: Limits,
     interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],
 ) -> tuple[grpc.aio.Server, int]:
-    """A server that listens, and its port. Raises InvalidValue if the port can't be had."""
+    """A server that listens, and its port. Raises what listen does."""
     options = [
         # A message of up to twice the limit gets a QueryError of its own; beyond that gRPC ends the stream.
         ("grpc.max_receive_message_length", 2 * limits.message_bytes),
@@ -163,18 +165,25 @@ def build_server(
     server = grpc.aio.server(interceptors=interceptors, options=options, maximum_concurrent_rpcs=STREAMS)
     inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    return server, listen(server, config)
+
+
+def listen(server: grpc.aio.Server, config: ServeConfig) -> int:
+    """Have a server listen, over TLS where there is a certificate; its port.
+
+    Raises InvalidValue if the port can't be had, ArtifactError for certificates that can't be used.
+    """
+    address = join_address(config.host, config.port)
+    credentials = None
+    if config.tls_cert and config.tls_key:
+        credentials = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca).credentials()
     try:
-        port = server.add_insecure_port(address(config.host, config.port))
+        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError:
         port = 0
     if not port:
         raise InvalidValue("port", config.port, f"use a free port on {config.host}, or 0 to have one picked")
-    return server, port
-
-
-def address(host: str, port: int) -> str:
-    """HOST:PORT, with the brackets that an IPv6 host needs."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return port
 
 
 def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from del_codec.address import is_loopback
 from del_codec.errors import InvalidValue
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -23,7 +24,8 @@ class ServeConfig:
     codecs: folders; empty for the shipped ones that were made for the model. port: 0 picks a free one. metrics_port:
     0 for none. max_concurrent: answers in progress at once; eight times as many may wait. kv_tokens: bounds the keys
     and values of all of them together, 0 for as many contexts. context_tokens: 0 for the model's own. drain_seconds:
-    how long queries may go on after SIGTERM.
+    how long queries may go on after SIGTERM. tls_cert, tls_key, tls_client_ca: PEM files, see access/tls.py. insecure:
+    plain text to other machines, where everyone on the way reads and changes what is sent.
     """
 
     model: str = "smollm2"
@@ -37,6 +39,10 @@ class ServeConfig:
     dtype: str = "auto"
     device: str = "auto"
     drain_seconds: float = 30.0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    insecure: bool = False
 
     def __post_init__(self) -> None:
         for name in ("port", "metrics_port"):
@@ -50,6 +56,27 @@ class ServeConfig:
             raise InvalidValue("dtype", self.dtype, f"use one of {', '.join(DTYPES)}")
         if not 0 <= self.drain_seconds <= 86_400:
             raise InvalidValue("drain-seconds", self.drain_seconds, "use 0 to 86400")
+        self._check_tls()
+
+    def _check_tls(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "tls-key" if self.tls_key is None else "tls-cert"
+            raise InvalidValue(missing, None, "give --tls-cert and --tls-key together, or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise InvalidValue(
+                "tls-client-ca",
+                str(self.tls_client_ca),
+                "clients show certificates over TLS alone: give --tls-cert and --tls-key",
+            )
+        if self.insecure and self.tls_cert is not None:
+            raise InvalidValue("insecure", True, "leave it out: with --tls-cert nothing is plain text")
+        if not (self.tls_cert or self.insecure or is_loopback(self.host)):
+            raise InvalidValue(
+                "host",
+                self.host,
+                "other machines reach it: give --tls-cert and --tls-key, or --insecure for plain text that everyone "
+                "on the way reads and changes",
+            )
 
 
 @dataclass(frozen=True, slots=True)

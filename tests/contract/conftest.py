@@ -29,6 +29,6 @@ def start_server(tiny_model: Path, tiny_codec: Path) -> StartServer:
         async with AsyncExitStack() as server:
             port = await server.enter_async_context(running(backend, config))
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield Serving(backend, inference_pb2_grpc.InferenceServiceStub(channel), channel, server.aclose)
+                yield Serving(backend, inference_pb2_grpc.InferenceServiceStub(channel), channel, server.aclose, port)
 
     return start

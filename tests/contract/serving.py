@@ -141,6 +141,7 @@ class Serving:
     stub: Any
     channel: grpc.aio.Channel
     stop: Callable[[], Awaitable[None]]
+    port: int
 
     def talk(self) -> Talk:
         return Talk(self.stub.Generate())

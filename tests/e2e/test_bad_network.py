@@ -116,7 +116,7 @@ class TestNarrow:
         device = [sys.executable, "-u", "-m", "del_client.cli", "ask", PROMPT, "--public", "--max-tokens", str(TOKENS)]
         device += ["--tokenizer", str(tiny_codec / "tokenizer.json")]
         device += ["--chat-template", str(tiny_codec / "chat_template.jinja")]
-        return cable.within(cable.device, *device, "--server", f"{namespaces.SERVER}:50052")
+        return cable.within(cable.device, *device, "--server", f"{namespaces.SERVER}:50052", "--insecure")
 
     def test_an_answer_comes(self, ask: list[str], serve: Callable[[], Any]) -> None:
         serve()

@@ -47,7 +47,7 @@ class TestOrder:
     def test_every_setting_reads_what_it_shows(self) -> None:
         for setting in SETTINGS:
             if setting.default is not None:
-                assert setting.read(setting.shown(setting.default)) == setting.default
+                assert setting.parse(setting.shown(setting.default)) == setting.default
 
 
 class TestBadInput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from del_client.access import Access, read_token
 from del_client.client import Client
 from del_client.colours import Paint
 from del_client.defaults import range_warning
@@ -87,11 +88,24 @@ def read_shaping(arguments: argparse.Namespace) -> Shaping:
     return Shaping(tokens=arguments.group, interval_ms=arguments.interval, bucket_bytes=arguments.pad)
 
 
+def read_access(arguments: argparse.Namespace) -> Access:
+    """The options of TLS, and the token."""
+    return Access(
+        tls_ca=arguments.tls_ca,
+        tls_cert=arguments.tls_cert,
+        tls_key=arguments.tls_key,
+        tls_name=arguments.tls_name,
+        insecure=arguments.insecure,
+        token=read_token(arguments.server_token_file),
+    )
+
+
 def connected(arguments: argparse.Namespace, policy: Policy, shaping: Shaping = PLAIN) -> Client:
     """The client that arguments describe, to be entered."""
     return Client(
         arguments.server,
         policy=policy,
+        access=read_access(arguments),
         ledger=arguments.ledger,
         tokenizer=arguments.tokenizer,
         chat_template=arguments.chat_template,

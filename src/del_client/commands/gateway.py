@@ -8,7 +8,7 @@ import importlib.util
 import sys
 
 from del_client.client import AsyncClient
-from del_client.commands.arguments import read_options, read_policy, read_shaping
+from del_client.commands.arguments import read_access, read_options, read_policy, read_shaping
 from del_client.options import Options
 from del_client.retrying import Patience
 from del_codec.errors import DelError
@@ -42,7 +42,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         public=frozenset() if arguments.public_texts is None else read_digests(arguments.public_texts),
         options=read_options(arguments),
     )
-    policy, shaping = read_policy(arguments), read_shaping(arguments)
+    policy, shaping, access = read_policy(arguments), read_shaping(arguments), read_access(arguments)
     link = Link(
         lambda: AsyncClient(
             arguments.server,
@@ -52,6 +52,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
             chat_template=arguments.chat_template,
             patience=Patience(arguments.patience),
             shaping=shaping,
+            access=access,
         )
     )
     with listen(settings.host, settings.port) as listener:

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from del_client.client import Client
 from del_client.colours import Paint
-from del_client.commands.arguments import read_messages, read_noise, read_policy, read_prompt, warn_of_range
+from del_client.commands.arguments import (
+    read_access,
+    read_messages,
+    read_noise,
+    read_policy,
+    read_prompt,
+    warn_of_range,
+)
 from del_client.desk import Desk
 from del_client.exposure import lines, rows
 from del_client.options import Options
@@ -52,7 +59,8 @@ def _beside(path: Path, name: str) -> Path | None:
 
 def _fetched(arguments: argparse.Namespace) -> Desk:
     files = {"tokenizer": arguments.tokenizer, "chat_template": arguments.chat_template}
-    with Client(arguments.server, policy=read_policy(arguments), **files) as client:
+    access = read_access(arguments)
+    with Client(arguments.server, policy=read_policy(arguments), access=access, **files) as client:
         return client.desk
 
 

@@ -14,9 +14,10 @@ from collections.abc import AsyncGenerator, Awaitable
 import grpc
 import grpc.aio
 
+from del_client.access import Access
 from del_client.query import Event, Limits, Query, Question, Scores, ServerInfo, Traffic
 from del_client.transport import messages
-from del_client.transport.connection import open_channel
+from del_client.transport.connection import call_metadata, open_channel
 from del_client.transport.status import query_error, rpc_error
 from del_codec.errors import DelError, UnavailableError
 from del_codec.v1 import inference_pb2 as pb
@@ -27,14 +28,18 @@ _GOODBYE_SECONDS = 1.0
 
 
 class Transport:
-    """The way to `server`, "host:port".
+    """The way to `server`, "host:port" or several of them with commas between.
 
     connect_seconds: the longest wait for a connection, and for a server's first answer. keepalive_seconds: see
     open_channel. Raises InvalidValue for an address that is none.
     """
 
-    def __init__(self, server: str, connect_seconds: float, keepalive_seconds: float = 20.0) -> None:
-        self._channel = open_channel(server, connect_seconds, keepalive_seconds)
+    def __init__(
+        self, server: str, connect_seconds: float, keepalive_seconds: float = 20.0, access: Access | None = None
+    ) -> None:
+        self._access = access or Access()
+        self._channel = open_channel(server, connect_seconds, keepalive_seconds, self._access)
+        self._metadata = call_metadata(self._access)
         self._server = server
         self._connect_seconds = connect_seconds
         self._stall_seconds = 3 * keepalive_seconds
@@ -52,7 +57,9 @@ class Transport:
     async def server_info(self) -> ServerInfo:
         """What the server serves. Raises UnavailableError at once where nothing answers."""
         try:
-            response = await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=self._connect_seconds)
+            response = await self._stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=self._connect_seconds, metadata=self._metadata
+            )
         except grpc.aio.AioRpcError as error:
             raise rpc_error(error, self._server) from None
         return messages.server_info(response)
@@ -62,9 +69,9 @@ class Transport:
 
         Raises UnavailableError where none comes for three times keepalive_seconds, or the connection is lost.
         """
-        async with open_channel(self._server, self._connect_seconds, None) as channel:
+        async with open_channel(self._server, self._connect_seconds, None, self._access) as channel:
             request = pb.DownloadCodecRequest(fingerprint=bytes.fromhex(fingerprint))
-            call = InferenceServiceStub(channel).DownloadCodec(request)
+            call = InferenceServiceStub(channel).DownloadCodec(request, metadata=self._metadata)
             try:
                 while isinstance(response := await self._in_time(call.read()), pb.DownloadCodecResponse):
                     yield response.chunk
@@ -97,7 +104,7 @@ class Transport:
         if self._closed:
             raise UnavailableError(f"the connection to {self._server} was closed")
         if self._stream is None or self._stream.failure is not None:
-            self._stream = _Stream(self._stub.Generate(), self._server)
+            self._stream = _Stream(self._stub.Generate(metadata=self._metadata), self._server)
         stream = self._stream
         query_id, events = stream.register()
         ended = False
@@ -125,7 +132,7 @@ class Transport:
         """Ask a question once; cancelling the wait ends its work on the server. Raises any error of the server's."""
         request = messages.score_request(question)
         try:
-            response = await self._stub.Score(request)
+            response = await self._stub.Score(request, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise rpc_error(error, self._server) from None
         return messages.scores(response, question, messages.wire_size(request))

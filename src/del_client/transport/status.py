@@ -16,6 +16,8 @@ from del_codec.v1 import inference_pb2 as pb
 _MAX_TEXT = 2000
 # What grpc.aio says, under INTERNAL, where a write meets a connection that has just been lost.
 _LOST = "Internal error from Core"
+# What grpc.aio says where TLS was not agreed upon.
+_NO_TLS = ("handshake failed", "Handshake failed", "Verification Check failed")
 
 
 def query_error(error: pb.QueryError) -> DelError:
@@ -29,6 +31,8 @@ def rpc_error(error: grpc.aio.AioRpcError, server: str) -> DelError:
     text = error.details() or error.code().name
     if error.code() is grpc.StatusCode.INTERNAL and text == _LOST:
         return UnavailableError(f"the connection to {server} was lost", 0.0)
+    if error.code() is grpc.StatusCode.UNAVAILABLE and any(sign in text for sign in _NO_TLS):
+        return UnavailableError(_no_handshake(text, server))
     if error.code() is grpc.StatusCode.UNAVAILABLE and not retry_after:
         text = f"no server answers at {server}: start one with `del-server serve` or name another ({text})"
     elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -36,6 +40,14 @@ def rpc_error(error: grpc.aio.AioRpcError, server: str) -> DelError:
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         retry_after = retry_after or 0.0  # a lost connection says nothing of when, and may be made again at once
     return _error(error.code().value[0], text, field, retry_after)
+
+
+def _no_handshake(text: str, server: str) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in text or "Verification Check" in text:
+        remedy = "its certificate is not one that --tls-ca and --tls-name allow, or has expired"
+    else:
+        remedy = "it may speak plain text, which --insecure allows off this machine, or ask for --tls-cert"
+    return f"no TLS with {server}: {remedy} ({text})"
 
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, float | None]:

@@ -43,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--context", dest="context_tokens", type=int, default=0, metavar="N", help="at most (default: 0, the model's)")
     add("--dtype", choices=DTYPES, default=defaults.dtype, help="auto: bfloat16 with CUDA, float32 without")
     add("--device", default=defaults.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+    add("--tls-cert", type=Path, metavar="FILE", help="PEM certificate, and those between it and its root")
+    add("--tls-key", type=Path, metavar="FILE", help="its PEM key; the files may be replaced while the server runs")
+    add("--tls-client-ca", type=Path, metavar="FILE", help="have clients show certificates of these authorities")
+    add("--insecure", action="store_true", help="PLAIN TEXT to other machines: everyone on the way reads it")
     add(
         "--drain-seconds",
         type=float,

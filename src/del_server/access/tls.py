@@ -1,0 +1,69 @@
+"""TLS: gRPC's server credentials of a certificate, its key and, for mutual TLS, the authority of the clients'.
+
+The files are read anew for the next connection after they change, so that certificates rotate without a restart.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from del_codec.errors import ArtifactError
+from del_server.access.watched import Watched
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: the server's certificate, with those between it and its root behind it, and its key.
+
+    client_ca: authorities whose certificates clients must have; None: clients need none.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None = None
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """Credentials that follow the files. Raises ArtifactError for files that can't be used."""
+        paths = [self.certificate, self.key, *([self.client_ca] if self.client_ca else [])]
+        watched = Watched(paths, _configuration)
+        return grpc.dynamic_ssl_server_credentials(watched.get(), watched.get, self.client_ca is not None)
+
+
+def _configuration(files: Sequence[bytes]) -> grpc.ServerCertificateConfiguration:
+    certificate, key, *authorities = files
+    _check_pair(certificate, key)
+    for authority in authorities:
+        _certificates(authority, "the clients' authority")
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], authorities[0] if authorities else None)
+
+
+def _check_pair(certificate: bytes, key: bytes) -> None:
+    """Raise ArtifactError unless the key is the certificate's, and the certificate holds now."""
+    own = _certificates(certificate, "the server's certificate")[0]
+    try:
+        private = load_pem_private_key(key, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ArtifactError("the server's key is no PEM file of a private key without a password") from None
+    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if private.public_key().public_bytes(*form) != own.public_key().public_bytes(*form):
+        raise ArtifactError("the server's key is not that of its certificate: name the pair that belongs together")
+    now = datetime.datetime.now(datetime.UTC)
+    if now >= own.not_valid_after_utc:
+        raise ArtifactError(
+            f"the server's certificate expired at {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: renew it"
+        )
+
+
+def _certificates(data: bytes, what: str) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except ValueError:
+        raise ArtifactError(f"{what} is no PEM file of certificates") from None
