@@ -34,4 +34,4 @@ def is_ip(host: str) -> bool:
 
 def is_loopback(host: str) -> bool:
     """Whether what is sent to a host stays on this machine: localhost, 127.0.0.0/8 or ::1, and no other name."""
-    return host == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)
+    return host.lower() == "localhost" or (is_ip(host) and ipaddress.ip_address(host).is_loopback)

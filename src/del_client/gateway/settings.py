@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from del_client.message import MAX_PROMPT_CHARS
 from del_client.options import OptionArguments
+from del_codec.address import is_loopback
 from del_codec.errors import InvalidValue
 
 DEFAULT_PORT = 8085
@@ -70,16 +70,6 @@ class GatewaySettings:
     def is_public(self, text: str) -> bool:
         """Whether a text may leave in the clear."""
         return bool(self.public) and hashlib.sha256(text.encode()).hexdigest() in self.public
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this device reaches an address."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def read_token(file: Path) -> str:
