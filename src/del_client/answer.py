@@ -191,6 +191,11 @@ class Answer:
         return "".join(self._sent)
 
     @property
+    def sent_chars(self) -> int:
+        """Characters of `unrestored`."""
+        return MAX_ANSWER_CHARS - self._room
+
+    @property
     def started_sending(self) -> bool:
         """Whether its prompt was let go, so that there is something `prepared`."""
         return self._prepared is not None
@@ -208,9 +213,14 @@ class Answer:
         return self._finish is not None
 
     @property
+    def stopped(self) -> bool:
+        """Whether one of its stop strings ended it, here."""
+        return self._stop.found
+
+    @property
     def spoken_ids(self) -> tuple[int, ...]:
         """The token ids without the end-of-sequence token: what goes back to the server in a later turn."""
-        by_server = self._finish is not None and self._finish.reason == "stop" and not self._stop.found
+        by_server = self._finish is not None and self._finish.reason == "stop" and not self.stopped
         return tuple(self.token_ids[:-1] if by_server else self.token_ids)
 
     @property

@@ -25,14 +25,19 @@ class Conversation:
     """Made by a client's `conversation`. One answer at a time.
 
     options: those of every turn that doesn't name others; they may be changed between turns. Earlier messages keep the
-    bits that they were sent with, whatever the noise is now.
+    bits that they were sent with, whatever the noise is now. name: under which the ledger knows them; None: a new one.
     """
 
     def __init__(
-        self, client: Session, messages: Sequence[Message], options: OptionArguments, placeholders: Placeholders
+        self,
+        client: Session,
+        messages: Sequence[Message],
+        options: OptionArguments,
+        placeholders: Placeholders,
+        name: str | None = None,
     ) -> None:
         self.options = options
-        self.name = secrets.token_hex(16)
+        self.name = secrets.token_hex(16) if name is None else name
         self.placeholders = placeholders
         self._client = client
         self._messages = list(messages)

@@ -65,6 +65,7 @@ class Gate:
         name = _checked(conversation) if conversation is not None else secrets.token_hex(16)
         parts = tuple(cut_spans(spans))
         drawn: dict[int, PrivateSegment] = {}
+        fresh: dict[int, PrivateSegment] = {}
         if any(part.private for part in parts):
             with self._ledger.writing() as entries:
                 draft = Draft(entries, table, parts, setting, name)
@@ -75,9 +76,9 @@ class Gate:
                     standing.write(table, draft.drawings)
                     charges = [one.charge(table, self._policy.delta) for one in draft.drawings]
                     entries.charge(charges, server=self._server, codec=table.fingerprint, conversation=name)
-                    drawn |= self._draw(draft)
+                    fresh = self._draw(draft)
                     entries.drop_oldest(self._policy.memory_bytes)
-        return Prepared(parts, segments_of(parts, drawn), table.fingerprint, name)
+        return Prepared(parts, segments_of(parts, drawn | fresh), table.fingerprint, name, tuple(sorted(fresh)))
 
     def public(self, spans: Sequence[Span]) -> Prepared:
         """The prompt in the clear: no privacy at all. Raises PrivacyRefusal unless the policy allows it."""

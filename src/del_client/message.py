@@ -8,7 +8,7 @@ from del_codec.errors import InvalidValue
 from del_codec.noise import NoiseSetting
 
 MAX_PROMPT_CHARS = 1 << 20
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,20 @@ class Prepared:
     """A prompt whose bits are drawn: sending it again, after a lost connection say, repeats them at no new cost.
 
     fingerprint: of the codec that they were drawn with, "" where none were. conversation: what the ledger remembers
-    them under, "" for a preview, which nobody was charged for.
+    them under, "" for a preview, which nobody was charged for. fresh: the places of segments that were drawn, and
+    charged, when this was prepared; the other private ones are bits that were sent before.
     """
 
     spans: tuple[Span, ...]
     segments: tuple[Segment, ...]
     fingerprint: str = ""
     conversation: str = ""
+    fresh: tuple[int, ...] = ()
+
+    @property
+    def fresh_segments(self) -> tuple[Segment, ...]:
+        """What was charged when this was prepared."""
+        return tuple(self.segments[place] for place in self.fresh)
 
     @property
     def prompt_tokens(self) -> int:

@@ -144,8 +144,7 @@ class Session:
     def complete(self, text: str, **options: Unpack[OptionArguments]) -> Answer:
         """What the model writes after a text, without a chat template."""
         *_, message = self.desk.chat(text, placeholders := Placeholders())
-        talk = Conversation(self, [], options, placeholders)
-        return self._answer(self.reader.text(message), talk, read_options(options))
+        return self.continuation(message, Conversation(self, [], options, placeholders), options)
 
     def conversation(self, system: str | None = None, **options: Unpack[OptionArguments]) -> Conversation:
         """A new conversation. `system` is PUBLIC: it leaves the device in the clear. options: of all its turns."""
@@ -156,6 +155,10 @@ class Session:
     def answer(self, messages: Sequence[Message], talk: Conversation, options: OptionArguments) -> Answer:
         """The answer to messages whose sensitive spans are protected already, as a turn of a conversation."""
         return self._answer(self.reader.chat(messages), talk, read_options(options))
+
+    def continuation(self, message: Message, talk: Conversation, options: OptionArguments) -> Answer:
+        """What the model writes after a text whose sensitive spans are protected already."""
+        return self._answer(self.reader.text(message), talk, read_options(options))
 
     def send(self, prepared: Prepared, **options: Unpack[OptionArguments]) -> Answer:
         """Another answer to what was released before: the very same bits, so at no new cost. Options but the noise.

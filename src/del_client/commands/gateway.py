@@ -13,6 +13,7 @@ from del_client.options import Options
 from del_client.retrying import Patience
 from del_codec.errors import DelError
 
+_PATIENCE_SECONDS = 5.0
 _NEEDED = ("starlette", "uvicorn", "sse_starlette", "prometheus_client")
 
 
@@ -50,13 +51,20 @@ async def _serve(arguments: argparse.Namespace) -> None:
             ledger=arguments.ledger,
             tokenizer=arguments.tokenizer,
             chat_template=arguments.chat_template,
-            patience=Patience(arguments.patience),
+            patience=Patience(_patience(arguments)),
             shaping=shaping,
             access=access,
         )
     )
     with listen(settings.host, settings.port) as listener:
         await serve(create_app(link, settings), listener, _tell)
+
+
+def _patience(arguments: argparse.Namespace) -> float:
+    """An app has a patience of its own, and wants to be told soon."""
+    if arguments.config.sources["patience"] == "default":
+        return _PATIENCE_SECONDS
+    return float(arguments.patience)
 
 
 def _tell(address: str) -> None:

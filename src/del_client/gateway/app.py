@@ -10,10 +10,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
+from del_client.gateway.completions import chat_completions, text_completions
 from del_client.gateway.errors import ApiError, answer_error
 from del_client.gateway.guard import Guard
 from del_client.gateway.link import Link
-from del_client.gateway.models import health, list_models, one_model
+from del_client.gateway.models import health, list_models, one_model, show_metrics
 from del_client.gateway.settings import GatewaySettings
 from del_client.gateway.state import GatewayState
 from del_codec.errors import DelError
@@ -38,6 +39,9 @@ def create_app(
     app = Starlette(
         routes=[
             Route("/health", health, methods=["GET"]),
+            Route("/metrics", show_metrics, methods=["GET"]),
+            Route("/v1/chat/completions", chat_completions, methods=["POST"]),
+            Route("/v1/completions", text_completions, methods=["POST"]),
             Route("/v1/models", list_models, methods=["GET"]),
             Route("/v1/models/{name:path}", one_model, methods=["GET"]),
             *routes,

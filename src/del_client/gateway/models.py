@@ -1,9 +1,10 @@
-"""/v1/models and /health: what is served, and whether this gateway stands."""
+"""/v1/models, /health and /metrics: what is served, and how this gateway does."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -33,6 +34,11 @@ async def one_model(request: Request) -> Response:
 async def health(request: Request) -> Response:
     """That the gateway answers, and whether it has met its server; asks the server nothing."""
     return JSONResponse({"status": "ok", "connected": state_of(request).link.opened is not None})
+
+
+async def show_metrics(request: Request) -> Response:
+    """The gateway's metrics, for Prometheus."""
+    return Response(state_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def check_model(client: AsyncClient, others: tuple[str, ...], name: str) -> None:

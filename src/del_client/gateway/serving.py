@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable
 
@@ -30,7 +31,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(app: Starlette, listener: socket.socket, ready: Callable[[str], None]) -> None:
-    """Answer until SIGINT or SIGTERM; answers that run then have a few seconds to end. ready: told the address."""
+    """Answer until SIGINT or SIGTERM; answers that run then are cancelled. ready: told the address."""
+    # uvicorn raises the signal again once it is done, for whoever handled it before: on SIGTERM that is the end.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    ready(address_of(listener))
+    await server_of(app).serve(sockets=[listener])
+
+
+def server_of(app: Starlette) -> uvicorn.Server:
+    """The HTTP server of an app."""
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -42,6 +51,10 @@ async def serve(app: Starlette, listener: socket.socket, ready: Callable[[str], 
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_GOODBYE_SECONDS,
     )
+    return uvicorn.Server(config)
+
+
+def address_of(listener: socket.socket) -> str:
+    """The URL of what listens."""
     host, port = listener.getsockname()[:2]
-    ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    await uvicorn.Server(config).serve(sockets=[listener])
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

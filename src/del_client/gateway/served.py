@@ -1,0 +1,150 @@
+"""Served: one request's answers on their way to its caller, whole or chunk by chunk.
+
+Knows nothing of how a request was read or how bytes are sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Sequence
+
+from del_client.client import AsyncClient
+from del_client.gateway.asked import Asked
+from del_client.gateway.errors import LIMITED, ApiError, api_error
+from del_client.gateway.report import report
+from del_client.gateway.run import End, Piece, Run
+from del_client.gateway.shapes import Json, Shape, usage
+from del_client.gateway.state import GatewayState
+from del_client.gateway.tokens import Token
+from del_client.gateway.turn import Turn
+from del_codec.errors import MismatchError
+
+_DONE = b"data: [DONE]\n\n"
+
+
+class Served:
+    """Started when made; to be closed in any case, which cancels what still runs.
+
+    Raises ApiError where as many answers run already as may.
+    """
+
+    def __init__(
+        self, state: GatewayState, client: AsyncClient, asked: Asked, turns: Sequence[Turn], shape: Shape
+    ) -> None:
+        most = state.settings.most_answers
+        if state.running + len(turns) > most:
+            raise ApiError(
+                429,
+                f"{state.running} answers are running, of at most {most}: try again",
+                kind=LIMITED,
+                code="rate_limit_exceeded",
+                headers={"retry-after": "1"},
+            )
+        self._state = state
+        self._client = client
+        self._asked = asked
+        self._shape = shape
+        self._run = Run(turns)
+        self._ended = self._closed = False
+        state.running_more(len(turns))
+
+    async def started(self) -> None:
+        """Wait for the first token, but not for long. Raises ApiError for what failed before it."""
+        try:
+            await self._run.started(self._state.settings.first_seconds)
+        except Exception as error:
+            raise await self._failed(error) from error
+
+    async def whole(self) -> Json:
+        """The completion. Raises ApiError."""
+        texts: defaultdict[int, list[str]] = defaultdict(list)
+        tokens: defaultdict[int, list[Token]] = defaultdict(list)
+        reasons: dict[int, str] = {}
+        try:
+            async for piece in self._run:
+                tokens[piece.choice] += piece.tokens
+                if isinstance(piece, End):
+                    reasons[piece.choice] = piece.reason
+                else:
+                    texts[piece.choice].append(piece.text)
+            figures = await self._report()
+        except Exception as error:
+            raise await self._failed(error) from error
+        self._ended = True
+        choices = [
+            self._shape.whole(choice, "".join(texts[choice]), reason, self._logprobs(tokens[choice]))
+            for choice, reason in sorted(reasons.items())
+        ]
+        return {**self._shape.envelope(False), "choices": choices, "usage": self._usage(), "del": figures}
+
+    async def chunks(self) -> AsyncGenerator[bytes]:
+        """The events of a stream; an error is the last one."""
+        try:
+            async for chunk in self._chunks():
+                yield _event(chunk)
+            self._ended = True
+            yield _DONE
+        except Exception as error:
+            self._state.metrics.broken.inc()
+            yield _event((await self._failed(error)).body)
+
+    async def _chunks(self) -> AsyncGenerator[Json]:
+        for choice in range(len(self._run.answers)):
+            for opening in self._shape.opening(choice):
+                yield self._chunk(opening)
+        left = len(self._run.answers)
+        async for piece in self._run:
+            if isinstance(piece, Piece):
+                yield self._chunk(self._shape.piece(piece.choice, piece.text, self._logprobs(piece.tokens)))
+                continue
+            if piece.tokens:
+                yield self._chunk(self._shape.piece(piece.choice, "", self._logprobs(piece.tokens)))
+            left -= 1
+            ending = self._chunk(self._shape.ending(piece.choice, piece.reason))
+            if left:
+                yield ending
+        figures = {"del": await self._report()}
+        if self._asked.usage:
+            yield ending
+            yield {**self._shape.envelope(True), "choices": [], "usage": self._usage(), **figures}
+        else:
+            yield {**ending, **figures}
+
+    def _chunk(self, choice: Json) -> Json:
+        without_usage = {"usage": None} if self._asked.usage else {}
+        return {**self._shape.envelope(True), "choices": [choice], **without_usage}
+
+    def _logprobs(self, tokens: Sequence[Token]) -> Json | None:
+        return None if self._asked.options.get("logprobs") is None else self._shape.logprobs(tokens)
+
+    def _usage(self) -> Json:
+        return usage(self._run.answers, self._asked.choices)
+
+    async def _report(self) -> Json:
+        figures = await asyncio.to_thread(report, self._client, self._run.answers)
+        metrics = self._state.metrics
+        metrics.charged.inc(figures["charged_tokens"])
+        metrics.first_token.observe(figures["ttft_ms"] / 1000)
+        return figures
+
+    async def _failed(self, error: Exception) -> ApiError:
+        """What the caller is told. Where the codec isn't the server's any more, the next request asks for another."""
+        if isinstance(error, MismatchError):
+            await self._state.link.renew(self._client)
+        return api_error(error)
+
+    async def close(self) -> None:
+        """Cancel what still runs; closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self._state.running_more(-len(self._run.answers))
+        metrics = self._state.metrics
+        metrics.tokens.inc(sum(len(answer.token_ids) for answer in self._run.answers))
+        await self._run.aclose()
+
+
+def _event(chunk: Json) -> bytes:
+    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,79 @@
+"""A gateway on a port of its own, in front of a recording server, both on a thread beside the test's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from client_fakes import FakeServer, Serving, TinyCodec, byte_tokenizer, client_arguments, finish
+
+from del_client import AsyncClient
+from del_client.gateway.app import create_app
+from del_client.gateway.link import Link
+from del_client.gateway.serving import address_of, listen, server_of
+from del_client.gateway.settings import GatewaySettings
+from del_client.loop_thread import LoopThread
+from del_codec.v1 import inference_pb2 as pb
+
+END_OF_SEQUENCE = 1
+
+
+class Saying:
+    """A server's replies, in turn: each byte a token, then the one that ends a sequence."""
+
+    def __init__(self, *answers: str, logprobs: bool = False) -> None:
+        self.answers = list(answers)
+        self._logprobs = logprobs
+
+    async def __call__(self, query_id: int, requests: list[pb.GenerateRequest]) -> AsyncIterator[pb.GenerateResponse]:
+        tokenizer = byte_tokenizer()
+        for token in tokenizer.encode(self.answers.pop(0), add_special_tokens=False).ids:
+            delta = pb.TokenDelta(token_ids=[token], text=tokenizer.decode([token]))
+            if self._logprobs:
+                likeliest = [pb.TokenLogprob(token_id=token, logprob=-0.5), pb.TokenLogprob(token_id=9, logprob=-1.5)]
+                delta.logprobs.append(pb.TokenLogprobs(logprob=-0.5, top=likeliest))
+            yield pb.GenerateResponse(query_id=query_id, delta=delta)
+        yield pb.GenerateResponse(query_id=query_id, delta=pb.TokenDelta(token_ids=[END_OF_SEQUENCE]))
+        yield finish(query_id, requests)
+
+
+class Gateway:
+    """`with Gateway(servicer, codec, folder, settings...) as url`; extra arguments are AsyncClient's."""
+
+    def __init__(
+        self,
+        servicer: FakeServer,
+        codec: TinyCodec,
+        folder: Path,
+        settings: dict[str, Any] | None = None,
+        **client: Any,
+    ) -> None:
+        self._serving = Serving(servicer)
+        self._settings = GatewaySettings(port=0, **(settings or {}))
+        self._client = {**client_arguments(codec, folder), **client}
+        self._loop = LoopThread()
+        self._stack = AsyncExitStack()
+
+    def __enter__(self) -> str:
+        return self._loop.run(self._start)
+
+    def __exit__(self, *exception: object) -> None:
+        self._loop.run(self._stack.aclose)
+        self._loop.close()
+
+    async def _start(self) -> str:
+        self.server = await self._stack.enter_async_context(self._serving)
+        listener = self._stack.enter_context(listen("127.0.0.1", 0))
+        link = Link(lambda: AsyncClient(self.server, **self._client))
+        uvicorn = server_of(create_app(link, self._settings))
+        running = asyncio.create_task(uvicorn.serve(sockets=[listener]))
+
+        async def stop() -> None:
+            uvicorn.should_exit = True
+            await running
+
+        self._stack.push_async_callback(stop)
+        return address_of(listener)
