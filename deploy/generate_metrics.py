@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
 
+from del_client.metrics import DeviceMetrics
 from del_server.app import SERVICES
 from del_server.metrics import Bounds, CallMetrics, Facts, Gauges, Metrics
 from del_server.metrics.gpu import GpuMemory
@@ -71,10 +72,12 @@ def sections() -> dict[str, str]:
     """The generated parts of the page, by their names."""
     registry = server()
     own, calls = families("del_server", registry), families("grpc_server", registry)
+    device = families("del_client", DeviceMetrics().registry)
     return {
         "server": "\n".join(table([*own, *GpuMemory().describe()])),
         "grpc": "\n".join(table(calls)),
-        "buckets": "\n".join(buckets([*own, *calls])),
+        "device": "\n".join(table(device)),
+        "buckets": "\n".join(buckets([*own, *calls, *device])),
     }
 
 

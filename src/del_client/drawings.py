@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from del_client.entries import Charge, Entries, Spent
 from del_client.limits import Use, exact_epsilon
 from del_client.policy import Policy
-from del_client.report import release_of
 from del_codec.accounting import rho
 from del_codec.noise import NoiseSetting
 from del_codec.release import Release
+from del_codec.released import release_of
 from del_codec.table import LatentTable
 
 # A secret whose kind does not say among how many values it would have to be guessed could be one of two.

@@ -20,7 +20,7 @@ from del_codec.accounting import Release, epsilon, epsilon_of
 from del_codec.attacks import map_guess
 from del_codec.caps import cap_prior, cap_uniform
 from del_codec.frame import PrivateSegment, Segment
-from del_codec.noise import NoiseSetting
+from del_codec.released import release_of
 from del_codec.spec import CodecSpec
 from del_codec.table import LatentTable
 
@@ -91,11 +91,6 @@ class PrivacyReport:
             "public ids are seen by the server and have no epsilon.",
             *(row.sentence() for row in self.secrets),
         ]
-
-
-def release_of(table: LatentTable, setting: NoiseSetting, tokens: int) -> Release:
-    """The Bernoulli draws behind `tokens` tokens: N = d * u * T, from the thresholds that the table reaches."""
-    return Release(table.spec.dim * setting.levels * tokens, setting.threshold_max(table.largest_latent))
 
 
 def secret_reports(

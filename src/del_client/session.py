@@ -41,6 +41,7 @@ from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
 
 Release = Callable[[], Awaitable[Prepared]]
+Watch = Callable[[Answer, LatentTable], None]
 
 
 class Session:
@@ -50,7 +51,8 @@ class Session:
     tokenizer, chat_template: files to use where the package doesn't carry the model's (checked by SHA-256). patience:
     how long a lost connection is put up with; `interrupted` is told of each attempt to mend it: the error, and the
     seconds until then. shaping: of all answers' messages, against who watches their sizes and times. access: TLS or
-    not, and what shows who asks.
+    not, and what shows who asks. watch: called with each answer that nothing more will come of, and the table of its
+    bits (DeviceMetrics.answered, say).
     """
 
     _loop: LoopThread | None = None
@@ -74,6 +76,7 @@ class Session:
         patience: Patience | None = None,
         shaping: Shaping = PLAIN,
         interrupted: Interrupted | None = None,
+        watch: Watch | None = None,
     ) -> None:
         self.server = server
         self.policy = policy or Policy()
@@ -87,6 +90,7 @@ class Session:
         self._patience = patience or Patience()
         self._shaping = shaping
         self._interrupted = interrupted or _unheard
+        self._watch = watch or _unseen
 
     if not TYPE_CHECKING:  # or every misspelt attribute would seem to be there
 
@@ -231,7 +235,13 @@ class Session:
 
     def _course(self, release: Release, options: Options, ended: Callable[[Answer], None] | None = None) -> Course:
         send = partial(self._send, options.generation())
-        return Course(release=release, send=send, report=self.desk.privacy, ended=ended, loop=self._loop)
+
+        def over(answer: Answer) -> None:
+            if ended is not None:
+                ended(answer)
+            self._watch(answer, self.table)
+
+        return Course(release=release, send=send, report=self.desk.privacy, ended=over, loop=self._loop)
 
     async def _release(self, spans: Sequence[Span], setting: NoiseSetting, name: str, options: Options) -> Prepared:
         pieces = cut_spans(spans)
@@ -249,3 +259,7 @@ class Session:
 
 def _unheard(error: UnavailableError, wait: float) -> None:
     """Nobody asked to be told."""
+
+
+def _unseen(answer: Answer, table: LatentTable) -> None:
+    """Nobody asked to be shown."""

@@ -22,6 +22,7 @@ MU = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 40.0, 60.0, 100.0)
 EPSILON = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 EPSILON_DELTA = 1e-5
 TOKEN_BYTES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0)
+EMBEDDING_BYTES = {"float16": 2, "float32": 4}
 # Bits a coordinate; 0 stands for what has nothing private in it.
 BITS = tuple(str(bits) for bits in range(9))
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from del_codec.composition import epsilon_bound
 from del_codec.errors import FrameError, InvalidValue
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
 from del_codec.meters import BITS, EPSILON_DELTA
 from del_codec.noise import NoiseSetting
-from del_codec.release import Release
+from del_codec.released import largest_mu, quick_epsilon, releases_of
 from del_codec.table import LatentTable
 from del_server.backend import Backend
 from del_server.engine.base import Prefix
@@ -97,12 +95,14 @@ class Prompt:
         if self._codec is None or not self._released:
             return
         table = self._codec.table
-        mu = max(setting.mu(table.spec.dim) for setting in self._released)
+        mu = largest_mu(table, self._released)
         metrics.private(self._codec.fingerprint, self.private_tokens, table.spec.embedding_width, mu)
-        released = releases_of(table, self._released)
         # Not here: a bound that isn't known yet takes as long as many a decode step.
-        loop = asyncio.get_running_loop()
-        loop.run_in_executor(self._backend.executor, lambda: metrics.epsilon.observe(_epsilon(released)))
+        asyncio.get_running_loop().run_in_executor(self._backend.executor, self._observe_epsilon, table)
+
+    def _observe_epsilon(self, table: LatentTable) -> None:
+        epsilon = quick_epsilon(releases_of(table, self._released), EPSILON_DELTA)
+        self._backend.metrics.epsilon.observe(epsilon)
 
     def _embed(self, resume: Sequence[int]) -> tuple[Tensor, float]:
         started = time.perf_counter()
@@ -114,20 +114,6 @@ class Prompt:
         if resume:
             prompt = torch.cat([prompt, self._backend.embed_tokens(resume)])
         return prompt, time.perf_counter() - started
-
-
-def releases_of(table: LatentTable, tokens: Mapping[NoiseSetting, int]) -> tuple[Release, ...]:
-    """The Bernoulli draws behind so many tokens of each setting, in an order of their own."""
-    dim, largest = table.spec.dim, table.largest_latent
-    draws = Counter[int]()
-    for setting, count in tokens.items():
-        draws[setting.threshold_max(largest)] += dim * setting.levels * count
-    return tuple(Release(count, threshold) for threshold, count in sorted(draws.items()))
-
-
-@lru_cache(maxsize=1024)
-def _epsilon(releases: tuple[Release, ...]) -> float:
-    return epsilon_bound(releases, EPSILON_DELTA)
 
 
 def check_ids(field: str, ids: Sequence[int], vocabulary: int) -> None:

@@ -16,8 +16,8 @@ from serving import PREFIX, Serving, StartServer, public
 from del_codec.accounting import epsilon_of
 from del_codec.meters import EPSILON, EPSILON_DELTA
 from del_codec.noise import NoiseSetting
+from del_codec.released import releases_of
 from del_codec.v1 import inference_pb2 as pb
-from del_server.prompt import releases_of
 
 SERVICE = "del_codec.v1.InferenceService"
 

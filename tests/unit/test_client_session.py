@@ -28,12 +28,13 @@ from del_client.prepared import preview
 from del_client.priors import TokenCap
 from del_client.prompt import Span
 from del_client.query import MAX_LOGPROBS
-from del_client.report import attack_recovered, privacy_report, release_of
+from del_client.report import attack_recovered, privacy_report
 from del_codec import accounting
 from del_codec.caps import cap_prior, cap_uniform
 from del_codec.errors import InvalidValue, MismatchError, TimedOut, UnavailableError
 from del_codec.frame import MAX_SEGMENT_TOKENS, PrivateSegment, PublicSegment
 from del_codec.noise import NoiseSetting
+from del_codec.released import release_of
 from del_codec.v1 import inference_pb2 as pb
 
 SETTING = NoiseSetting.from_mu(5, DIM, 2)

@@ -20,12 +20,12 @@ from del_client.cutting import Span
 from del_client.gate import Gate
 from del_client.ledger import SCHEMA_VERSION, Ledger, default_path
 from del_client.policy import Limit, Policy, UnitLimits
-from del_client.report import release_of
 from del_client.spending import budget
 from del_codec.accounting import certify, rho
 from del_codec.errors import ArtifactError, DelError, LimitExceeded, PrivacyRefusal
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
+from del_codec.released import release_of
 from del_codec.table import LatentTable
 
 DAY = 86_400

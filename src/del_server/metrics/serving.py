@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from prometheus_client import ProcessCollector, start_http_server
 
 from del_codec.errors import InvalidValue
-from del_codec.meters import BITS, EPSILON, EPSILON_DELTA, MU, TOKEN_BYTES, Meters
+from del_codec.meters import BITS, EMBEDDING_BYTES, EPSILON, EPSILON_DELTA, MU, TOKEN_BYTES, Meters
 from del_server.status import REASONS, Problem
 
 DIRECTIONS = ("received", "sent")
@@ -17,7 +17,6 @@ TOKEN_KINDS = ("private", "public", "generated", "candidate")
 OUTCOMES = ("stop", "length", "scored", "cancelled", "refused", "failed", "abandoned")
 PHASES = ("queue", "decode", "prefill", "generate")
 OTHER = "OTHER"
-EMBEDDING_BYTES = {"float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True, slots=True)
