@@ -22,7 +22,7 @@ END_OF_SEQUENCE = 1
 
 
 class Saying:
-    """A server's replies, in turn: each byte a token, then the one that ends a sequence."""
+    """A server's replies, in turn: each byte a token, a character coming with its last, then an end of sequence."""
 
     def __init__(self, *answers: str, logprobs: bool = False) -> None:
         self.answers = list(answers)
@@ -30,14 +30,21 @@ class Saying:
 
     async def __call__(self, query_id: int, requests: list[pb.GenerateRequest]) -> AsyncIterator[pb.GenerateResponse]:
         tokenizer = byte_tokenizer()
-        for token in tokenizer.encode(self.answers.pop(0), add_special_tokens=False).ids:
-            delta = pb.TokenDelta(token_ids=[token], text=tokenizer.decode([token]))
-            if self._logprobs:
-                likeliest = [pb.TokenLogprob(token_id=token, logprob=-0.5), pb.TokenLogprob(token_id=9, logprob=-1.5)]
-                delta.logprobs.append(pb.TokenLogprobs(logprob=-0.5, top=likeliest))
-            yield pb.GenerateResponse(query_id=query_id, delta=delta)
+        for character in self.answers.pop(0):
+            *earlier, last = tokenizer.encode(character, add_special_tokens=False).ids
+            for token in (*earlier, last):
+                yield pb.GenerateResponse(
+                    query_id=query_id, delta=self._delta(token, character if token == last else "")
+                )
         yield pb.GenerateResponse(query_id=query_id, delta=pb.TokenDelta(token_ids=[END_OF_SEQUENCE]))
         yield finish(query_id, requests)
+
+    def _delta(self, token: int, text: str) -> pb.TokenDelta:
+        delta = pb.TokenDelta(token_ids=[token], text=text)
+        if self._logprobs:
+            likeliest = [pb.TokenLogprob(token_id=token, logprob=-0.5), pb.TokenLogprob(token_id=9, logprob=-1.5)]
+            delta.logprobs.append(pb.TokenLogprobs(logprob=-0.5, top=likeliest))
+        return delta
 
 
 class Gateway:

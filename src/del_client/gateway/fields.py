@@ -62,7 +62,8 @@ class Fields:
         if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
             raise wrong_type(self.path(name), "a string or a list of strings")
         if len(found) > most:
-            raise ApiError(400, f"{self.path(name)} has {len(found)} entries: at most {most}", param=self.path(name))
+            path = self.path(name)
+            raise ApiError(400, f"{path} has {len(found)} entries: at most {most}", param=path, code="invalid_value")
         return found
 
     def fields(self, name: str) -> Fields:
