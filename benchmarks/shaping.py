@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 
 from benchmarks.counting import CountingProxy
-from benchmarks.serving import running_server
+from benchmarks.server_process import running_server
 from benchmarks.wire import NEW_TOKENS, NO_LIMITS, TOKENS, private_query
 from del_client.query import PLAIN, Finish, Shaping
 from del_client.transport import Transport
@@ -80,7 +80,7 @@ def _median(costs: list[Cost]) -> Cost:
 def main() -> None:
     """Measure and print."""
     with running_server() as server:
-        rows = asyncio.run(measure(server))
+        rows = asyncio.run(measure(server.address))
     print(f"{TOKENS} private tokens, then {NEW_TOKENS} at most:\n")
     print("| shaping | bytes up | bytes down | first token | whole answer | tokens |\n|---|---|---|---|---|---|")
     for name, cost in rows:

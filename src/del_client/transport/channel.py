@@ -116,13 +116,14 @@ class Transport:
                 await stream.write(request)
             while not ended:
                 response = await stream.next(events)
-                ended = response.WhichOneof("event") in ("finish", "error")
-                if response.HasField("error"):
-                    raise query_error(response.error)
-                if response.HasField("finish"):
-                    yield messages.finish(response.finish, traffic.sent)
-                elif response.HasField("delta"):
+                event = response.WhichOneof("event")
+                if event == "delta":
                     yield messages.token_delta(response.delta)
+                    continue
+                ended = True
+                if event == "error":
+                    raise query_error(response.error)
+                yield messages.finish(response.finish, traffic.sent)
         finally:
             stream.forget(query_id)
             if not ended:
@@ -182,7 +183,7 @@ class _Stream:
         """The next response of one query. Raises the stream's error where it has ended."""
         if self.failure is not None and events.empty():
             raise self.failure
-        response = await events.get()
+        response = await events.get() if events.empty() else events.get_nowait()
         if response is None:
             raise self.failure or self._closed()
         return response
@@ -212,7 +213,10 @@ class _Stream:
             while isinstance(response := await self._call.read(), pb.GenerateResponse):
                 events = self._events.get(response.query_id)
                 if events is not None and response.WhichOneof("event"):
-                    await events.put(response)
+                    if events.full():
+                        await events.put(response)
+                    else:
+                        events.put_nowait(response)
             self.failure = UnavailableError(f"{self._server} closed the stream: send the prompt again", 0.0)
         except grpc.aio.AioRpcError as error:
             self.failure = rpc_error(error, self._server)

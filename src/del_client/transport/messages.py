@@ -167,6 +167,8 @@ def _offer(codec: pb.CodecInfo) -> CodecOffer:
 
 def token_delta(message: pb.TokenDelta) -> TokenDelta:
     """One piece of an answer."""
+    if not message.logprobs:
+        return TokenDelta(tuple(message.token_ids), message.text)
     logprobs = tuple(
         TokenLogprobs(position.logprob, tuple((top.token_id, top.logprob) for top in position.top))
         for position in message.logprobs

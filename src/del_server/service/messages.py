@@ -83,19 +83,13 @@ def segment_from_pb(message: pb.Segment, index: int) -> Segment:
     raise FrameError(f"segments[{index}].kind", "missing", "a segment is private or public")
 
 
-def delta_to_pb(delta: Delta) -> pb.TokenDelta:
-    """The wire's form of new tokens."""
-    return pb.TokenDelta(
-        token_ids=delta.token_ids,
-        text=delta.text,
-        logprobs=[
-            pb.TokenLogprobs(
-                logprob=position.chosen,
-                top=[pb.TokenLogprob(token_id=token, logprob=value) for token, value in position.top],
-            )
-            for position in delta.logprobs
-        ],
-    )
+def add_delta(message: pb.TokenDelta, delta: Delta) -> None:
+    """Append new tokens to the wire's form of those before them."""
+    message.token_ids.extend(delta.token_ids)
+    message.text += delta.text
+    for position in delta.logprobs:
+        top = [pb.TokenLogprob(token_id=token, logprob=value) for token, value in position.top]
+        message.logprobs.add(logprob=position.chosen, top=top)
 
 
 def finish_to_pb(query: Query, reason: Reason) -> pb.FinishedQuery:

@@ -1,7 +1,7 @@
 """How an answer's messages leave: each token as it comes, so many at once, or at a steady beat; padded to a bucket.
 
 Against those who watch an encrypted connection: sizes and times of single tokens tell what an answer is about.
-Knows nothing of queries.
+Knows nothing of engines or of how an answer comes about.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from types import TracebackType
 from del_codec.errors import InvalidValue
 from del_codec.padding import check_bucket, padding
 from del_codec.v1 import inference_pb2 as pb
+from del_server.query import Delta
+from del_server.service.messages import add_delta
 
 MAX_TOKENS = 1024
 MAX_INTERVAL_MS = 10_000
@@ -44,6 +46,8 @@ class Shaping:
 
     def pad(self, response: pb.GenerateResponse) -> pb.GenerateResponse:
         """The same response, its padding set anew."""
+        if not self.bucket_bytes:
+            return response
         response.ClearField("padding")
         response.padding = padding(response.ByteSize(), self.bucket_bytes)
         return response
@@ -54,7 +58,7 @@ class Outlet:
 
     def __init__(self, query_id: int, shaping: Shaping, send: Send) -> None:
         self._query_id, self._shaping, self._send = query_id, shaping, send
-        self._waiting = pb.TokenDelta()
+        self._waiting = pb.GenerateResponse(query_id=query_id)
         self._ended = False
         self._beat: asyncio.Task[None] | None = None
 
@@ -69,12 +73,11 @@ class Outlet:
         if self._beat is not None:
             self._beat.cancel()
 
-    async def put(self, delta: pb.TokenDelta) -> None:
+    async def put(self, delta: Delta) -> None:
         """Take new tokens; where there is no beat, send them once there are enough."""
-        self._waiting.token_ids.extend(delta.token_ids)
-        self._waiting.text += delta.text
-        self._waiting.logprobs.extend(delta.logprobs)
-        if self._beat is None and len(self._waiting.token_ids) >= self._shaping.tokens:
+        waiting = self._waiting.delta
+        add_delta(waiting, delta)
+        if self._beat is None and len(waiting.token_ids) >= self._shaping.tokens:
             await self._release()
 
     async def end(self) -> None:
@@ -87,7 +90,7 @@ class Outlet:
 
     @property
     def _any_waiting(self) -> bool:
-        return bool(self._waiting.token_ids or self._waiting.text)
+        return self._waiting.HasField("delta")
 
     async def _keep_time(self, interval: float) -> None:
         loop = asyncio.get_running_loop()
@@ -101,8 +104,5 @@ class Outlet:
             await asyncio.shield(self._release())
 
     async def _release(self) -> None:
-        response = pb.GenerateResponse(query_id=self._query_id)
-        if self._any_waiting:
-            response.delta.CopyFrom(self._waiting)
-            self._waiting.Clear()
+        response, self._waiting = self._waiting, pb.GenerateResponse(query_id=self._query_id)
         await self._send(self._shaping.pad(response))

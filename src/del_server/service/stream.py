@@ -14,11 +14,10 @@ from del_codec.errors import DelError, InvalidValue
 from del_codec.v1 import inference_pb2 as pb
 from del_server.backend import Backend
 from del_server.engine.base import Reason
-from del_server.query import Delta, Query
+from del_server.query import Query
 from del_server.service.messages import (
     GRPC_PREFIX,
     count_itself,
-    delta_to_pb,
     finish_to_pb,
     opening_from_pb,
     problem_to_pb,
@@ -137,12 +136,9 @@ class Stream:
             if self._entries.get(query_id) is entry:
                 await self._send(response, entry.query)
 
-        async def put(delta: Delta) -> None:
-            await outlet.put(delta_to_pb(delta))
-
         try:
             async with Outlet(query_id, entry.shaping, send) as outlet:
-                reason = await entry.query.run(put)
+                reason = await entry.query.run(outlet.put)
                 await outlet.end()
         except DelError as error:
             await self._fail(query_id, entry, error)
