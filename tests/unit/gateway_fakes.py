@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -58,23 +58,42 @@ class Gateway:
         settings: dict[str, Any] | None = None,
         **client: Any,
     ) -> None:
-        self._serving = Serving(servicer)
+        self._servicer = servicer
         self._settings = GatewaySettings(port=0, **(settings or {}))
         self._client = {**client_arguments(codec, folder), **client}
         self._loop = LoopThread()
         self._stack = AsyncExitStack()
 
     def __enter__(self) -> str:
+        self._serving = Serving(self._servicer)
+        self._address = self._loop.run(self._serving.__aenter__)
         return self._loop.run(self._start)
 
     def __exit__(self, *exception: object) -> None:
         self._loop.run(self._stack.aclose)
+        self.stop_server()
         self._loop.close()
 
+    def stop_server(self) -> None:
+        """The server behind the gateway goes away."""
+        self._loop.run(self._serving.__aexit__)
+
+    def start_server(self) -> None:
+        """It comes again, where it was."""
+        self._serving = Serving(self._servicer, int(self._address.rpartition(":")[2]))
+        self._loop.run(self._serving.__aenter__)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have something called where gateway and server run."""
+
+        async def calling() -> None:
+            call()
+
+        self._loop.run(calling)
+
     async def _start(self) -> str:
-        self.server = await self._stack.enter_async_context(self._serving)
         listener = self._stack.enter_context(listen("127.0.0.1", 0))
-        link = Link(lambda: AsyncClient(self.server, **self._client))
+        link = Link(lambda: AsyncClient(self._address, **self._client))
         uvicorn = server_of(create_app(link, self._settings))
         running = asyncio.create_task(uvicorn.serve(sockets=[listener]))
 

@@ -16,7 +16,7 @@ class GatewayMetrics:
             "del_gateway_requests", "Requests for answers, by kind and HTTP status", ["kind", "status"],
             registry=self.registry,
         )  # fmt: skip
-        self.left = Counter("del_gateway_left", "Requests whose caller left before the end", registry=self.registry)
+        self.left = Counter("del_gateway_left", "Requests whose caller left, or was let go for reading too slowly", registry=self.registry)
         self.broken = Counter("del_gateway_broken", "Streams that ended in an error", registry=self.registry)
         self.answers = Gauge("del_gateway_answers", "Answers that are running", registry=self.registry)
         self.tokens = Counter("del_gateway_tokens", "Tokens of answers", registry=self.registry)

@@ -131,6 +131,7 @@ class Served:
 
     async def _failed(self, error: Exception) -> ApiError:
         """What the caller is told. Where the codec isn't the server's any more, the next request asks for another."""
+        self._ended = True
         if isinstance(error, MismatchError):
             await self._state.link.renew(self._client)
         return api_error(error)
@@ -143,6 +144,8 @@ class Served:
         self._state.running_more(-len(self._run.answers))
         metrics = self._state.metrics
         metrics.tokens.inc(sum(len(answer.token_ids) for answer in self._run.answers))
+        if not self._ended:
+            metrics.left.inc()
         await self._run.aclose()
 
 
