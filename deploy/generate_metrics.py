@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
 
+from del_client.gateway.metrics import GatewayMetrics
 from del_client.metrics import DeviceMetrics
 from del_server.app import SERVICES
 from del_server.metrics import Bounds, CallMetrics, Facts, Gauges, Metrics
@@ -73,10 +74,12 @@ def sections() -> dict[str, str]:
     registry = server()
     own, calls = families("del_server", registry), families("grpc_server", registry)
     device = families("del_client", DeviceMetrics().registry)
+    gateway = families("del_gateway", GatewayMetrics().registry)
     return {
         "server": "\n".join(table([*own, *GpuMemory().describe()])),
         "grpc": "\n".join(table(calls)),
         "device": "\n".join(table(device)),
+        "gateway": "\n".join(table(gateway)),
         "buckets": "\n".join(buckets([*own, *calls, *device])),
     }
 

@@ -392,7 +392,7 @@ class TestRefusals:
     def test_a_body_that_never_comes(self, start: Start) -> None:
         def slow() -> Iterator[bytes]:
             yield b"{"
-            while app.http.get("/metrics").text.count('status="408"') == 0:
+            while app.http.get("/metrics").text.count('status="408"} 1.0') == 0:
                 pass
 
         with start(body_seconds=0.2) as app:

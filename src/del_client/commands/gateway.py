@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _serve(arguments: argparse.Namespace) -> None:
     from del_client.gateway.app import create_app
     from del_client.gateway.link import Link
+    from del_client.gateway.metrics import GatewayMetrics
     from del_client.gateway.serving import listen, serve
     from del_client.gateway.settings import GatewaySettings, read_digests, read_token
 
@@ -44,6 +45,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
         options=read_options(arguments),
     )
     policy, shaping, access = read_policy(arguments), read_shaping(arguments), read_access(arguments)
+    metrics = GatewayMetrics()
     link = Link(
         lambda: AsyncClient(
             arguments.server,
@@ -54,10 +56,11 @@ async def _serve(arguments: argparse.Namespace) -> None:
             patience=Patience(_patience(arguments)),
             shaping=shaping,
             access=access,
+            watch=metrics.device.answered,
         )
     )
     with listen(settings.host, settings.port) as listener:
-        await serve(create_app(link, settings), listener, _tell)
+        await serve(create_app(link, settings, metrics=metrics), listener, _tell)
 
 
 def _patience(arguments: argparse.Namespace) -> float:

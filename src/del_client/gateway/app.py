@@ -14,6 +14,7 @@ from del_client.gateway.completions import chat_completions, text_completions
 from del_client.gateway.errors import ApiError, answer_error
 from del_client.gateway.guard import Guard
 from del_client.gateway.link import Link
+from del_client.gateway.metrics import GatewayMetrics
 from del_client.gateway.models import health, list_models, one_model, show_metrics
 from del_client.gateway.settings import GatewaySettings
 from del_client.gateway.state import GatewayState
@@ -23,12 +24,17 @@ OPEN_PATHS = ("/health",)
 
 
 def create_app(
-    link: Link, settings: GatewaySettings, routes: Sequence[BaseRoute] = (), open_paths: Collection[str] = ()
+    link: Link,
+    settings: GatewaySettings,
+    routes: Sequence[BaseRoute] = (),
+    open_paths: Collection[str] = (),
+    metrics: GatewayMetrics | None = None,
 ) -> Starlette:
     """The app; it closes the link when it is shut down.
 
     routes: more of them, such as a page's. They are guarded like all others; `request.app.state.gateway` is theirs,
-    too. open_paths: those of them that are answered without the token: only what is the same for everybody.
+    too. open_paths: those of them that are answered without the token: only what is the same for everybody. metrics:
+    those whose `device` watches the link's client; None: new ones.
     """
 
     @asynccontextmanager
@@ -50,5 +56,5 @@ def create_app(
         exception_handlers=dict.fromkeys((ApiError, DelError, HTTPException, Exception), answer_error),
         lifespan=lifespan,
     )
-    app.state.gateway = GatewayState(link, settings)
+    app.state.gateway = GatewayState(link, settings, metrics or GatewayMetrics())
     return app

@@ -50,7 +50,7 @@ async def _counted(request: Request, kind: str, read: Read, shape: type[Shape]) 
         status = refused.status
         raise refused from error
     finally:
-        state.metrics.requests.labels(kind, status).inc()
+        state.metrics.answered(kind, status)
     return response
 
 

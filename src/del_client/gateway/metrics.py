@@ -1,30 +1,40 @@
-"""The gateway's own Prometheus metrics; every label has few values, and none of them is anybody's words."""
+"""The gateway's own Prometheus metrics, beside those of its client's answers. No label is anybody's words."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import itertools
 
-_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+from prometheus_client import generate_latest
+
+from del_client.metrics import DeviceMetrics
+from del_codec.meters import Meters
+
+KINDS = ("chat", "text")
+STATUSES = ("200", "400", "403", "404", "408", "413", "415", "429", "499", "500", "502", "503", "504")
 
 
 class GatewayMetrics:
-    """Counted since the gateway was started."""
+    """Counted since the gateway was started. device: to be a client's `watch`. running: answers at this moment."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "del_gateway_requests", "Requests for answers, by kind and HTTP status", ["kind", "status"],
-            registry=self.registry,
-        )  # fmt: skip
-        self.left = Counter("del_gateway_left", "Requests whose caller left, or was let go for reading too slowly", registry=self.registry)
-        self.broken = Counter("del_gateway_broken", "Streams that ended in an error", registry=self.registry)
-        self.answers = Gauge("del_gateway_answers", "Answers that are running", registry=self.registry)
-        self.tokens = Counter("del_gateway_tokens", "Tokens of answers", registry=self.registry)
-        self.charged = Counter("del_gateway_charged_tokens", "Private tokens that were charged", registry=self.registry)
-        self.first_token = Histogram(
-            "del_gateway_first_token_seconds", "From the bits' sending to an answer's first token",
-            buckets=_SECONDS, registry=self.registry,
-        )  # fmt: skip
+        meters = Meters("del_gateway")
+        self.registry = meters.registry
+        self.device = DeviceMetrics(meters.registry)
+        self.running = 0
+        self._requests = meters.counter_grid(
+            "requests",
+            "Requests for answers, by kind and HTTP status; 499: the caller left before there was any.",
+            ("kind", "status"),
+            itertools.product(KINDS, STATUSES),
+        )
+        self.left = meters.counter("left", "Requests whose caller left, or was let go for reading too slowly.")
+        self.broken = meters.counter("broken_streams", "Streams that ended in an error.")
+        self.charged = meters.counter("charged_tokens", "Private tokens whose bits were drawn, and charged.")
+        meters.gauge("answers", "Answers that are running.", lambda: self.running)
+
+    def answered(self, kind: str, status: int) -> None:
+        """Count a request for answers."""
+        self._requests[kind, str(status)].inc()
 
     def text(self) -> bytes:
         """All of them, in Prometheus's format."""

@@ -34,10 +34,10 @@ class Served:
         self, state: GatewayState, client: AsyncClient, asked: Asked, turns: Sequence[Turn], shape: Shape
     ) -> None:
         most = state.settings.most_answers
-        if state.running + len(turns) > most:
+        if state.metrics.running + len(turns) > most:
             raise ApiError(
                 429,
-                f"{state.running} answers are running, of at most {most}: try again",
+                f"{state.metrics.running} answers are running, of at most {most}: try again",
                 kind=LIMITED,
                 code="rate_limit_exceeded",
                 headers={"retry-after": "1"},
@@ -48,7 +48,7 @@ class Served:
         self._shape = shape
         self._run = Run(turns)
         self._ended = self._closed = False
-        state.running_more(len(turns))
+        state.metrics.running += len(turns)
 
     async def started(self) -> None:
         """Wait for the first token, but not for long. Raises ApiError for what failed before it."""
@@ -123,11 +123,7 @@ class Served:
         return usage(self._run.answers, self._asked.choices)
 
     async def _report(self) -> Json:
-        figures = await asyncio.to_thread(report, self._client, self._run.answers)
-        metrics = self._state.metrics
-        metrics.charged.inc(figures["charged_tokens"])
-        metrics.first_token.observe(figures["ttft_ms"] / 1000)
-        return figures
+        return await asyncio.to_thread(report, self._client, self._run.answers)
 
     async def _failed(self, error: Exception) -> ApiError:
         """What the caller is told. Where the codec isn't the server's any more, the next request asks for another."""
@@ -141,11 +137,11 @@ class Served:
         if self._closed:
             return
         self._closed = True
-        self._state.running_more(-len(self._run.answers))
-        metrics = self._state.metrics
-        metrics.tokens.inc(sum(len(answer.token_ids) for answer in self._run.answers))
+        self._state.metrics.running -= len(self._run.answers)
+        sent = [answer.prepared for answer in self._run.answers if answer.started_sending]
+        self._state.metrics.charged.inc(sum(segment.tokens for one in sent for segment in one.fresh_segments))
         if not self._ended:
-            metrics.left.inc()
+            self._state.metrics.left.inc()
         await self._run.aclose()
 
 

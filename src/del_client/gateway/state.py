@@ -15,18 +15,12 @@ from del_client.gateway.settings import GatewaySettings
 
 @dataclass(slots=True)
 class GatewayState:
-    """One gateway's client, settings, metrics, and what it remembers. running: answers at this moment."""
+    """One gateway's client, settings, metrics, and what it remembers."""
 
     link: Link
     settings: GatewaySettings
-    metrics: GatewayMetrics = field(default_factory=GatewayMetrics)
-    running: int = 0
+    metrics: GatewayMetrics
     _histories: dict[str, History] = field(default_factory=dict)
-
-    def running_more(self, answers: int) -> None:
-        """So many answers run more, or less, than before."""
-        self.running += answers
-        self.metrics.answers.set(self.running)
 
     def history(self, client: AsyncClient) -> History:
         """What is remembered in a client's tokens; ids of another tokenizer's mean nothing to it."""
