@@ -134,10 +134,14 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the engine generates: `ok` means that the model's latest step succeeded, and lately."""
+    """Whether the engine generates: `ok` means that the model's latest step succeeded, and lately.
+
+    fatal: it never will again, and the process had better be started anew.
+    """
 
     ok: bool
     detail: str
+    fatal: bool = False
 
 
 class Generation(ABC):
