@@ -10,27 +10,27 @@ import importlib.metadata
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
-import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from torch import Tensor
 
 from del_codec.address import join_address
-from del_codec.errors import InvalidValue, MismatchError
+from del_codec.errors import EngineError, InvalidValue, MismatchError
 from del_codec.shipped import codec_folders
 from del_codec.v1 import inference_pb2, inference_pb2_grpc
 from del_server.access.tls import TlsFiles
 from del_server.backend import Admission, Backend
 from del_server.codec import ServedCodec
 from del_server.config import Limits, ServeConfig
+from del_server.embedding_model import TokenEmbedder
+from del_server.engine.base import Engine
 from del_server.engine.capacity import EngineConfig
-from del_server.engine.transformers import TransformersEngine
+from del_server.engines import HOSTS, Host
 from del_server.metrics import Bounds, CallMetrics, Facts, Gauges, Metrics
 from del_server.metrics.gpu import GpuMemory
-from del_server.models import load_model, load_tokenizer
+from del_server.models import load_tokenizer
 from del_server.service import InferenceService
 from del_server.service.call_counting import CallCounting, methods_of
 
@@ -50,19 +50,18 @@ PROBE_SECONDS, ANSWER_SECONDS = 30.0, 900.0
 def serve(config: ServeConfig, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `announce` gets one line when ready.
 
-    Raises DelError if something that was asked for can't be had.
+    Raises DelError if something that was asked for can't be had, EngineError if the engine can't start or died.
     """
     asyncio.run(_serve(load(config), config, announce))
 
 
 def load(config: ServeConfig) -> Backend:
     """Model, codecs and tokenizer in memory; the engine not yet started."""
-    model = load_model(config.model, config.dtype, config.device)
-    codecs = load_codecs(config, model)
+    host = HOSTS[config.engine](config)
+    codecs = load_codecs(config, host)
     waiting = WAITING_PER_SLOT * config.max_concurrent
-    engine = TransformersEngine(
-        model,
-        EngineConfig(config.context_tokens, running=config.max_concurrent, waiting=waiting, kv_tokens=config.kv_tokens),
+    engine = host.engine(
+        EngineConfig(config.context_tokens, running=config.max_concurrent, waiting=waiting, kv_tokens=config.kv_tokens)
     )
     soft_tokens = max((codec.longest_soft_tokens for codec in codecs), default=0)
     version = importlib.metadata.version("del-inference")
@@ -72,7 +71,7 @@ def load(config: ServeConfig) -> Backend:
         model=config.model,
         engine=engine,
         codecs=codecs,
-        embed_tokens=TokenEmbedder(model),
+        embed_tokens=TokenEmbedder(host.model),
         tokenizer=load_tokenizer(config.model),
         limits=Limits.derive(engine.capacity.context_tokens, soft_tokens),
         metrics=metrics,
@@ -81,33 +80,20 @@ def load(config: ServeConfig) -> Backend:
     )
 
 
-def load_codecs(config: ServeConfig, model: Any) -> tuple[ServedCodec, ...]:
+def load_codecs(config: ServeConfig, host: Host) -> tuple[ServedCodec, ...]:
     """The codecs that were asked for, else the shipped ones that were made for the model (maybe none).
 
     Raises ArtifactError for a damaged codec, MismatchError for one of another model that was asked for.
     """
     if config.codecs:
-        return tuple(ServedCodec.load(folder, model) for folder in config.codecs)
+        return tuple(ServedCodec.load(folder, host.model, host.load_adapter) for folder in config.codecs)
     found = []
     for folder in codec_folders():
         try:
-            found.append(ServedCodec.load(folder, model))
+            found.append(ServedCodec.load(folder, host.model, host.load_adapter))
         except MismatchError:
             continue
     return tuple(found)
-
-
-class TokenEmbedder:
-    """The model's own embeddings of token ids, as its layers read them (scaled where the model scales)."""
-
-    def __init__(self, model: Any) -> None:
-        self._module = model.get_input_embeddings()
-
-    @torch.inference_mode()
-    def __call__(self, token_ids: Sequence[int]) -> Tensor:
-        """[T, D] of ids [T]."""
-        embeddings: Tensor = self._module(torch.tensor(token_ids, device=self._module.weight.device))
-        return embeddings
 
 
 async def _serve(backend: Backend, config: ServeConfig, announce: Callable[[str], None]) -> None:
@@ -117,7 +103,17 @@ async def _serve(backend: Backend, config: ServeConfig, announce: Callable[[str]
     async with running(backend, config) as port:
         live = ", ".join(codec.fingerprint[:12] for codec in backend.codecs) or "none: public prompts only"
         announce(f"del-server ready on {join_address(config.host, port)} (model {config.model}, codec {live})")
-        await stopping.wait()
+        await _stopped_or_dead(stopping, backend.engine)
+
+
+async def _stopped_or_dead(stopping: asyncio.Event, engine: Engine) -> None:
+    """Raises EngineError if the engine died for good: whoever started the process may start it again."""
+    while not stopping.is_set():
+        health = engine.health()
+        if health.fatal:
+            raise EngineError(f"the engine died: {health.detail}; start the server again")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), HEALTH_SECONDS)
 
 
 @asynccontextmanager

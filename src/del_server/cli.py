@@ -1,7 +1,7 @@
 """The command line of the server: picks a command and prints its errors. Commands are imported when they are called.
 
 A command is a module of del_server.commands with add_arguments(parser) and run(arguments).
-Exit codes: 0 done, 2 bad input (a value, a file, a model), 130 interrupted.
+Exit codes: 0 done, 1 the engine failed, 2 bad input (a value, a file, a model), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from del_codec.errors import DelError
+from del_codec.errors import DelError, EngineError
 
 COMMANDS = {
     "serve": "answer private prompts over gRPC",
@@ -23,7 +23,7 @@ COMMANDS = {
     "train-task": "add a question about private texts to a codec",
     "evaluate-task": "measure how well such a question is answered",
 }
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.run(parser.parse_args(chosen.arguments))
     except DelError as error:
         print(f"del-server: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return FAILED if isinstance(error, EngineError) else BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ SOFT_PROMPT_FOLDER = "soft_prompt"
 REFERENCES_FILE = "references.safetensors"
 LORA_FOLDER = "lora"
 REFERENCES_FOLDER = "references"
+
+# A model and the folder of a LoRA to the name under which an engine has it; None where there is no such folder.
+LoadAdapter = Callable[[Any, Path], str | None]
 
 
 def model_sha256(model: Any) -> str:
@@ -71,8 +74,8 @@ class ServedCodec:
     adapter: str | None = None
 
     @classmethod
-    def load(cls, folder: Path, model: Any) -> ServedCodec:
-        """Read a codec's folder for a loaded model.
+    def load(cls, folder: Path, model: Any, load_adapter: LoadAdapter = lora.load_once) -> ServedCodec:
+        """Read a codec's folder for a loaded model; load_adapter: what is done with its LoRA.
 
         Raises ArtifactError for a damaged or missing file, MismatchError for the codec of another model.
         """
@@ -98,7 +101,7 @@ class ServedCodec:
         soft = read_soft_prompt(folder / SOFT_PROMPT_FOLDER, spec.embedding_width).to(embeddings)
         tasks = load_tasks(folder, embeddings)
         decoder = PromptDecoder(table, network, embeddings)
-        adapter = lora.load_once(model, folder / LORA_FOLDER)
+        adapter = load_adapter(model, folder / LORA_FOLDER)
         return cls(table, (folder / DEVICE_FILE).read_bytes(), tasks, soft, decoder, adapter)
 
     @property

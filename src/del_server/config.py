@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from del_codec.address import is_loopback
 from del_codec.errors import InvalidValue
 
+ENGINES = ("transformers", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEGMENTS = 1 << 12
 QUERIES_PER_STREAM = 64
@@ -21,7 +24,8 @@ CANDIDATE_TOKENS = 1 << 12
 class ServeConfig:
     """Options of `del-server serve`.
 
-    codecs: folders; empty for the shipped ones that were made for the model. port: 0 picks a free one. metrics_port:
+    codecs: folders; empty for the shipped ones that were made for the model. engine_args: vLLM's own settings by name,
+    passed through. port: 0 picks a free one. metrics_port:
     0 for none. max_concurrent: answers in progress at once; eight times as many may wait. kv_tokens: bounds the keys
     and values of all of them together, 0 for as many contexts. context_tokens: 0 for the model's own. drain_seconds:
     how long queries may go on after SIGTERM. tls_cert, tls_key, tls_client_ca: PEM files, see access/tls.py. insecure:
@@ -30,6 +34,8 @@ class ServeConfig:
 
     model: str = "smollm2"
     codecs: tuple[Path, ...] = ()
+    engine: str = "transformers"
+    engine_args: Mapping[str, object] = field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = 50051
     metrics_port: int = 0
@@ -52,6 +58,12 @@ class ServeConfig:
             raise InvalidValue("max-concurrent", self.max_concurrent, "use 1 to 1024")
         if self.context_tokens and self.context_tokens < 16:
             raise InvalidValue("context", self.context_tokens, "use 0 (the model's own) or at least 16 tokens")
+        if self.engine not in ENGINES:
+            raise InvalidValue("engine", self.engine, f"use one of {', '.join(ENGINES)}")
+        if self.engine_args and self.engine != "vllm":
+            raise InvalidValue(
+                "engine-arg", next(iter(self.engine_args)), "these are vLLM's settings: add --engine vllm"
+            )
         if self.dtype not in DTYPES:
             raise InvalidValue("dtype", self.dtype, f"use one of {', '.join(DTYPES)}")
         if not 0 <= self.drain_seconds <= 86_400:
@@ -77,6 +89,23 @@ class ServeConfig:
                 "other machines reach it: give --tls-cert and --tls-key, or --insecure for plain text that everyone "
                 "on the way reads and changes",
             )
+
+
+def parse_engine_args(pairs: Sequence[str]) -> dict[str, object]:
+    """KEY=VALUE each: a value is JSON (2, true, {"a": 1}), or else text. Raises InvalidValue."""
+    found: dict[str, object] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        name = key.strip().replace("-", "_")
+        if not name or not equals:
+            raise InvalidValue("engine-arg", pair, "use KEY=VALUE, such as tensor_parallel_size=2")
+        if name in found:
+            raise InvalidValue("engine-arg", name, "it is given twice")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,9 @@ def load_embedding_model(model: str, dtype: torch.dtype) -> EmbeddingModel:
     where = resolve(model)
     try:
         config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+        build: Any = transformers.AutoModelForCausalLM.from_config
         with init_empty_weights(include_buffers=False):
-            skeleton = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            skeleton = build(config, trust_remote_code=False)
         module = skeleton.get_input_embeddings()
         name = next(name for name, found in skeleton.named_modules() if found is module)
         weight = _read(where, f"{name}.weight")

@@ -121,13 +121,45 @@ def load_once(model: Any, folder: Path) -> str | None:
     It is named by its content, so one model can be given many codecs, and one that was trained again. Raises
     ArtifactError.
     """
+    name = _name_of(folder)
+    if name is not None and name not in getattr(model, "peft_config", {}):
+        load_lora(model, name, folder)
+    return name
+
+
+class LoraFolders:
+    """LoRAs that an engine reads by itself: their folders by the name that load_once would give, the largest rank."""
+
+    def __init__(self) -> None:
+        self.folders: dict[str, Path] = {}
+        self.rank = 0
+
+    def note(self, model: Any, folder: Path) -> str | None:
+        """As load_once, but that the model is left alone. Raises ArtifactError."""
+        del model
+        name = _name_of(folder)
+        if name is not None:
+            self.folders[name] = folder.resolve()
+            self.rank = max(self.rank, _rank_of(folder))
+        return name
+
+
+def _name_of(folder: Path) -> str | None:
     if not folder.is_dir():
         return None
     try:
         weights = (folder / WEIGHTS_FILE).read_bytes()
     except OSError as error:
         raise ArtifactError(f"{folder / WEIGHTS_FILE} can't be read: {error.strerror}") from None
-    name = f"lora_{hashlib.sha256(weights).hexdigest()[:16]}"
-    if name not in getattr(model, "peft_config", {}):
-        load_lora(model, name, folder)
-    return name
+    return f"lora_{hashlib.sha256(weights).hexdigest()[:16]}"
+
+
+def _rank_of(folder: Path) -> int:
+    try:
+        data = json.loads((folder / CONFIG_FILE).read_text())
+        kind, rank = data.get("peft_type"), data.get("r")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{folder / CONFIG_FILE} can't be read: {error}") from None
+    if kind != "LORA" or not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
+        raise ArtifactError(f"{folder} holds a PEFT adapter of type {kind} and rank {rank}: expected LORA")
+    return rank

@@ -57,17 +57,23 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> Any:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     where = resolve(model)
     place = _placement(device)
-    kind = ("bfloat16" if place != "cpu" else "float32") if dtype == "auto" else dtype
     try:
         return transformers.AutoModelForCausalLM.from_pretrained(
             where,
-            dtype=getattr(torch, kind),
+            dtype=dtype_of(dtype, cuda=place != "cpu"),
             device_map=place,
             use_safetensors=True,
             trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"model {model} can't be loaded: {_first_line(error)}; {_remedy(where)}") from error
+
+
+def dtype_of(dtype: str, *, cuda: bool) -> torch.dtype:
+    """A type by its name; auto: bfloat16 with CUDA, float32 without."""
+    name = ("bfloat16" if cuda else "float32") if dtype == "auto" else dtype
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 def load_tokenizer(model: str) -> Tokenizer:

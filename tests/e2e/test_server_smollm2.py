@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from del_server.app import TokenEmbedder
+from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Sampling, Token
 from del_server.engine.capacity import EngineConfig
 from del_server.engine.transformers import TransformersEngine

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from del_codec.errors import EngineError, InvalidValue
 from del_server import lora
-from del_server.app import TokenEmbedder
+from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Prefix, Reason, Sampling, Token
 from del_server.engine.batch import can_batch
 from del_server.engine.capacity import EngineConfig, capacity_of

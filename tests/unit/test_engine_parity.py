@@ -18,7 +18,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from del_server.app import TokenEmbedder
+from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Finish, Generation, Reason, Sampling, Token
 from del_server.engine.capacity import EngineConfig
 from del_server.engine.sampling import choose

@@ -137,6 +137,14 @@ async def test_an_engine_gives_each_prompt_the_adapter_that_it_names(model: Any)
         await engine.stop()
 
 
+@pytest.mark.parametrize("config", ["", "[]", '{"peft_type": "LORA"}', '{"peft_type": "IA3", "r": 2}'])
+def test_a_folder_that_an_engine_could_not_read_is_refused(tmp_path: Path, config: str) -> None:
+    (tmp_path / lora.WEIGHTS_FILE).write_bytes(b"weights")
+    (tmp_path / lora.CONFIG_FILE).write_text(config)
+    with pytest.raises(ArtifactError):
+        lora.LoraFolders().note(None, tmp_path)
+
+
 def test_a_codec_trained_with_lora_is_served_with_it(tiny_model: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -155,5 +163,8 @@ def test_a_codec_trained_with_lora_is_served_with_it(tiny_model: Path, tmp_path:
     assert codec.adapter is not None
     assert torch.equal(logits(model, None), plain)
     assert not torch.equal(logits(model, codec.adapter), plain)
+    elsewhere = lora.LoraFolders()
+    assert ServedCodec.load(out, model, elsewhere.note).adapter == codec.adapter
+    assert (elsewhere.folders, elsewhere.rank) == ({codec.adapter: (out / "lora").resolve()}, 2)
     shutil.rmtree(out / "lora")
     assert ServedCodec.load(out, model).adapter is None

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from del_server.config import DTYPES, ServeConfig
+from del_server.config import DTYPES, ENGINES, ServeConfig, parse_engine_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="DIR",
         help="codec folder; repeatable, the first is the default (default: shipped codecs made for the model)",
+    )
+    add("--engine", choices=ENGINES, default=defaults.engine, help="what runs the model (default: %(default)s)")
+    add(
+        "--engine-arg",
+        dest="engine_args",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of vLLM's own, such as tensor_parallel_size=2; repeatable (docs/engines.md)",
     )
     add("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=defaults.port, help="0 picks a free one (default: %(default)s)")
@@ -59,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serve until told to stop. Raises DelError with what to do about it."""
     asked = {name: getattr(arguments, name) for name in ServeConfig.__dataclass_fields__}
-    config = ServeConfig(**{**asked, "codecs": tuple(arguments.codecs)})
+    lists = {"codecs": tuple(arguments.codecs), "engine_args": parse_engine_args(arguments.engine_args)}
+    config = ServeConfig(**{**asked, **lists})
     from del_server.app import serve
 
     serve(config, announce=partial(print, flush=True))

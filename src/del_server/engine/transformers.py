@@ -121,7 +121,7 @@ class TransformersEngine(Engine):
         """See Engine."""
         age = time.monotonic() - self._last_step
         if not self._thread.is_alive():
-            return Health(False, "the engine's thread is not running")
+            return Health(False, "the engine's thread is not running", fatal=True)
         if self._last_failure is not None:
             return Health(False, f"the model's latest step failed ({type(self._last_failure).__name__})")
         if age > self._config.stall_seconds:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
+from vllm.v1.engine.async_llm import AsyncLLM
 
 from del_codec.errors import InvalidValue
 from del_server.engine.base import MAX_LOGPROBS, Capacity
@@ -78,7 +79,10 @@ def engine_args(
     if adapters.count:
         rank = next((rank for rank in RANKS if rank >= adapters.rank), adapters.rank)
         settings |= {"enable_lora": True, "max_loras": adapters.count, "max_lora_rank": rank}
-    return AsyncEngineArgs(**settings)
+    try:
+        return AsyncEngineArgs(**settings)
+    except (TypeError, ValueError) as error:
+        raise InvalidValue("engine-arg", dict(passed), f"vLLM refuses them: {error}") from None
 
 
 def kv_bytes(capacity: Capacity, kv_tokens: int, chosen: Mapping[str, object]) -> int | None:
@@ -97,6 +101,11 @@ def kv_bytes(capacity: Capacity, kv_tokens: int, chosen: Mapping[str, object]) -
     most = capacity.running * capacity.context_tokens * capacity.kv_token_bytes
     least = 2 * capacity.context_tokens * capacity.kv_token_bytes
     return max(least, min(most, CPU_KV_BYTES)) // workers
+
+
+def launcher(settings: AsyncEngineArgs) -> Callable[[], AsyncLLM]:
+    """Starts vLLM with these settings, in the running event loop."""
+    return lambda: AsyncLLM.from_engine_args(settings)
 
 
 def _check(chosen: Mapping[str, object]) -> None:

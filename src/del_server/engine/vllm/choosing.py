@@ -9,8 +9,8 @@ before this, from the model itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,11 +36,8 @@ def forced(token_ids: Sequence[int]) -> dict[str, Any]:
     return {FORCED: list(token_ids)}
 
 
-class Choice(Protocol):
-    """How a request's next token is chosen from its logits [V]; None for vLLM's own, the likeliest."""
-
-    def __call__(self, logits: Tensor) -> int | None:
-        """Choose."""
+# A request's next token from its logits [V]; None for vLLM's own choice, the likeliest.
+Choice = Callable[[Tensor], int | None]
 
 
 class Chooser(LogitsProcessor):  # type: ignore[misc]

@@ -22,9 +22,7 @@ AT_ONCE = 16
 class ScoringJob(Job, Scoring):
     """The scoring of one prompt's candidates."""
 
-    def __init__(
-        self, request: Request, candidates: Sequence[Sequence[int]], on_cancel: Callable[[Job], None]
-    ) -> None:
+    def __init__(self, request: Request, candidates: Sequence[Sequence[int]], on_cancel: Callable[[Job], None]) -> None:
         longest = max(map(len, candidates))
         super().__init__(min(len(candidates), AT_ONCE) * (len(request.prompt) + longest), on_cancel)
         self._request: Request | None = request
@@ -55,9 +53,7 @@ class ScoringJob(Job, Scoring):
         if reason is Reason.CANCELLED:
             self._result.cancel()
             return
-        self._result.set_result(
-            Scored(self._judged(), self.queue_seconds, self.prefill_seconds, self.decode_seconds)
-        )
+        self._result.set_result(Scored(self._judged(), self.queue_seconds, self.prefill_seconds, self.decode_seconds))
 
     def fail(self, error: Exception) -> None:
         """See Job."""

