@@ -15,10 +15,11 @@ from del_codec.errors import EngineError, InvalidValue
 from del_server import lora
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Prefix, Reason, Sampling, Token
-from del_server.engine.batch import can_batch
 from del_server.engine.capacity import EngineConfig, capacity_of
 from del_server.engine.prefixes import Prefixes
-from del_server.engine.slots import Slots
+from del_server.engine.probing import shared_layers
+from del_server.engine.recorded import bucket_of_positions, bucket_of_rows
+from del_server.engine.slots import Slots, shapes_of
 from del_server.engine.transformers import TransformersEngine
 
 TWENTY = Sampling(20, ignore_eos=True)
@@ -69,7 +70,7 @@ async def test_all_that_run_share_a_step(model: Any) -> None:
 async def test_a_model_of_sliding_windows_goes_one_by_one() -> None:
     torch.manual_seed(1)
     model = gemma2().eval()
-    assert not can_batch(model)
+    assert shared_layers(model) is None
     async with engine_of(model) as engine:
         rows, embed = rows_of_steps(model), TokenEmbedder(model)
         await asyncio.gather(*(tokens_of(engine.submit(embed(prompt), TWENTY)) for prompt in prompts(3)))
@@ -77,10 +78,10 @@ async def test_a_model_of_sliding_windows_goes_one_by_one() -> None:
 
 
 def test_a_model_that_reads_rows_otherwise_is_found_out(model: Any) -> None:
-    assert can_batch(model)
+    assert shared_layers(model)
     whole = model.forward
     model.forward = lambda **inputs: whole(**{**inputs, "position_ids": None})
-    assert not can_batch(model)
+    assert shared_layers(model) is None
 
 
 async def test_a_failing_step_is_tried_row_by_row(model: Any) -> None:
@@ -202,20 +203,39 @@ def test_bounds_of_memory(model: Any) -> None:
     assert capacity_of(model, EngineConfig()).kv_token_bytes == held / 5
 
 
+def slots_of(model: Any, *lengths: int) -> Slots:
+    """Rows of such lengths, a prompt of its own in each."""
+    cache = DynamicCache(config=model.config)
+    model(torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+    slots = Slots(shapes_of(cache))
+    for row, length in enumerate(lengths):
+        slots.open()
+        slots.enter(model, row, [TokenEmbedder(model)([length] * length)])
+        slots.advance(row, length)
+    return slots
+
+
+def step(slots: Slots, model: Any, ids: list[int]) -> torch.Tensor:
+    return slots.step(model, ids, torch.device("cpu"))
+
+
 @torch.inference_mode()
 def test_rows_move_up_and_nothing_of_those_that_left_stays(model: Any) -> None:
-    slots = Slots()
-    for length in (3, 9, 5):
-        cache = DynamicCache(config=model.config)
-        model(torch.full((1, length), length), past_key_values=cache)
-        slots.add(cache)
-    before = slots.step(model, torch.tensor([7, 7, 7]))
-    slots.remove(0)
+    slots = slots_of(model, 3, 9, 5)
+    before = step(slots, model, [7, 7, 7])
+    slots.move(2, 0)
+    slots.close()
     assert slots.lengths == [5, 9]
-    assert torch.allclose(slots.step(model, torch.tensor([7, 7])), before[[2, 1]], atol=1e-5)
-    slots.remove(1)
-    slots.remove(0)
-    assert slots.bytes > 0
+    assert torch.allclose(step(slots, model, [7, 7]), before[[2, 1]], atol=1e-5)
+    slots.swap(0, 1)
+    assert slots.lengths == [9, 5]
+    assert torch.allclose(step(slots, model, [7, 7]), before[[1, 2]], atol=1e-5)
+    longest = slots._tokens
+    slots.bound(10_000)
+    slots.open()
+    for _ in range(3):
+        slots.close()
+    assert slots._tokens <= longest
     assert not any(bool(part.any()) for layer in slots._layers for part in (layer.keys, layer.values))
 
 
@@ -228,7 +248,9 @@ async def test_an_idle_engine_holds_no_slots(model: Any) -> None:
     cancelled.cancel()
     reasons = [event async for event in cancelled if not isinstance(event, Token)]
     assert [event.reason for event in reasons] == [Reason.CANCELLED]
-    assert (engine._batches, engine._seats, engine._running) == ({}, {}, [])
+    assert engine._batches is not None
+    assert (len(engine._batches), engine._batches.bytes, engine._running) == (0, 0, [])
+    assert engine.load().kv_bytes == 0
     await engine.stop()
 
 
@@ -243,3 +265,58 @@ async def test_a_long_prompt_does_not_stall_the_others(model: Any) -> None:
 
         await asyncio.gather(first("long", [9] * 200), *(first("short", [8, 7]) for _ in range(3)))
         assert order == ["short"] * 9 + ["long"] * 3
+
+
+def replayed(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+    """What a GPU does with a recording: run the same again, on the same memory."""
+    output = run()
+    return lambda: output.copy_(run()), output
+
+
+async def test_recorded_steps_give_what_others_give(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings: list[torch.Tensor] = []
+
+    def record(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+        replay, output = replayed(run)
+        recordings.append(output)
+        return replay, output
+
+    monkeypatch.setattr("del_server.engine.transformers.recorder_of", lambda _: record)
+    monkeypatch.setattr("del_server.engine.recorded.LEAST_POSITIONS", 8)
+    long = Sampling(60, ignore_eos=True)
+    async with engine_of(model, prefill_chunk=16) as engine:
+        embed, chosen = TokenEmbedder(model), prompts(7)
+        answers = await asyncio.gather(*(tokens_of(engine.submit(embed(prompt), long)) for prompt in chosen))
+    assert answers == [reference(model, prompt, 60) for prompt in chosen]
+    rows = [len(output) for output in recordings]
+    assert set(rows) >= {1, 2, 4}  # of seven: some steps had more rows than sequences
+    assert len(rows) < 60
+
+
+async def test_where_steps_can_not_be_recorded_they_go_on_without(
+    model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def record(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr("del_server.engine.transformers.recorder_of", lambda _: record)
+    async with engine_of(model) as engine:
+        answers = await asyncio.gather(*(tokens_of(engine.submit(TokenEmbedder(model)(p), TWENTY)) for p in prompts(3)))
+    assert answers == [reference(model, prompt, 20) for prompt in prompts(3)]
+    assert [record.message for record in caplog.records].count(
+        "decode steps can't be recorded here; they go on without"
+    ) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "bucket"), [(1, 9, 1), (2, 9, 2), (3, 9, 4), (5, 9, 8), (9, 9, 9), (16, 40, 16)]
+)
+def test_recordings_have_powers_of_two_of_rows(rows: int, most: int, bucket: int) -> None:
+    assert bucket_of_rows(rows, most) == bucket
+
+
+def test_recordings_see_at_most_a_quarter_more_than_they_need() -> None:
+    for positions in range(1, 20_000, 7):
+        seen = bucket_of_positions(positions, 1 << 20)
+        assert positions <= seen <= max(128, 1.25 * positions + 128)
+        assert bucket_of_positions(positions, positions) == positions

@@ -18,6 +18,7 @@ from del_codec.errors import InvalidValue
 
 MAX_LOGPROBS = 20
 MAX_TEMPERATURE = 100.0
+MAX_REPETITION_PENALTY = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,8 @@ class Sampling:
 
     max_tokens: of the whole answer, those that came before included. temperature 0 is greedy; top_p 1 and top_k 0 are
     off. logprobs: alternatives to report at each position, None for no log-probabilities. position: tokens of the
-    answer that came before (a resumed one draws what an uninterrupted one would have drawn).
+    answer that came before (a resumed one draws what an uninterrupted one would have drawn). repetition_penalty: how
+    much smaller the logits of the answer's own earlier tokens become, 1 is off. before: those of a resumed answer.
     """
 
     max_tokens: int
@@ -37,6 +39,8 @@ class Sampling:
     logprobs: int | None = None
     ignore_eos: bool = False
     position: int = 0
+    repetition_penalty: float = 1.0
+    before: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
@@ -49,6 +53,9 @@ class Sampling:
             raise InvalidValue("top_k", self.top_k, "use 0 (off) or the number of tokens to choose from")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise InvalidValue("logprobs", self.logprobs, f"use 0 to {MAX_LOGPROBS} alternatives")
+        if not 1 / MAX_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY:
+            remedy = f"use {1 / MAX_REPETITION_PENALTY:g} to {MAX_REPETITION_PENALTY:g}; 1 is off"
+            raise InvalidValue("repetition_penalty", self.repetition_penalty, remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,8 @@ class Capacity:
 
     context_tokens: prompt and answer together. eos_token_ids: tokens that end an answer. running, waiting: most
     sequences in progress, and in the queue behind them. kv_tokens: most tokens of keys and values that all of these may
-    take together, kv_token_bytes each.
+    take together, kv_token_bytes each. kv_bytes: most memory for keys and values, known beginnings and copies under way
+    included; 0 where the engine does not say.
     """
 
     context_tokens: int
@@ -109,15 +117,20 @@ class Capacity:
     waiting: int
     kv_tokens: int
     kv_token_bytes: int
+    kv_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Sequences in progress and in the queue, now; kv_tokens: of keys and values that those in progress may take."""
+    """Sequences in progress and in the queue, now; kv_tokens: of keys and values that those in progress may take.
+
+    kv_bytes: memory that keys and values have, known beginnings included.
+    """
 
     running: int
     waiting: int
     kv_tokens: int
+    kv_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,115 +1,159 @@
-"""Answers that decode together, one token each a step, and whether a model can do so.
+"""Answers that share the model's passes: prompts that enter together, and one token each a step for those that are in.
 
-A step that fails is tried again row by row, so that the one at fault fails alone. Knows nothing of queues or threads.
+A pass that fails is tried again row by row, so that the one at fault fails alone. Knows nothing of queues or threads.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
 import logging
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from typing import Any
 
-import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from del_server.engine.base import Reason
-from del_server.engine.job import forward, token_input
-from del_server.engine.sequence import Sequence
-from del_server.engine.slots import Slots
+from del_server.engine.recorded import Record
+from del_server.engine.sampling import take
+from del_server.engine.sequence import Outcome, Sequence
+from del_server.engine.slots import LayerShape, Slots
 
 logger = logging.getLogger(__name__)
 
-ATTENTION = ("sdpa", "eager")
+# Prompts enter together while filling them up to the longest makes the pass no more than this much larger.
+FILLING = 1.25
 
-Outcome = Reason | Exception | None
+Pass = Callable[[int, SequenceOf[Sequence]], list[tuple[Sequence, Outcome]]]
 
 
 class Batch:
-    """Sequences whose prompts are in; all of them with the same adapter."""
+    """Sequences with the same adapter: a row each, first those whose prompt is in, then those that are entering."""
 
-    def __init__(self) -> None:
+    def __init__(self, shapes: SequenceOf[LayerShape], record: Record | None = None) -> None:
         self.sequences: list[Sequence] = []
-        self._slots = Slots()
+        self.slots = Slots(shapes, record)
+        self._ready = 0
+        self._turns: list[Sequence] = []
 
     @property
-    def bytes(self) -> int:
-        """Memory of keys and values."""
-        return self._slots.bytes
+    def entering(self) -> bool:
+        """Whether there are prompts that are not yet in."""
+        return bool(self._turns)
 
-    def add(self, sequence: Sequence) -> None:
-        """Take a sequence over, its cache with it."""
-        self._slots.add(sequence.hand_over())
+    @property
+    def ready(self) -> bool:
+        """Whether there are answers to go on with."""
+        return self._ready > 0
+
+    @property
+    def need(self) -> int:
+        """Positions that its sequences may come to take: each as many as the longest."""
+        return len(self.sequences) * max((sequence.kv_tokens for sequence in self.sequences), default=0)
+
+    def add(self, sequence: Sequence, prefix: DynamicCache | None) -> None:
+        """Give a sequence a row, with its prefix in it."""
+        self.slots.open(prefix)
         self.sequences.append(sequence)
+        self._turns.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Free its row."""
-        row = self.sequences.index(sequence)
-        self._slots.remove(row)
-        self.sequences[row] = self.sequences[-1]
+        hole = self.sequences.index(sequence)
+        if sequence in self._turns:
+            self._turns.remove(sequence)
+        if hole < self._ready:
+            self._ready -= 1
+            self._move(self._ready, hole)
+            hole = self._ready
+        self._move(len(self.sequences) - 1, hole)
         self.sequences.pop()
+        self.slots.close()
+
+    def enter(self, model: Any, budget: int) -> tuple[int, list[tuple[Sequence, Outcome]]]:
+        """At most `budget` tokens of the prompts whose turn it is, in one pass; how many, and what came of it.
+
+        A sequence whose prompt is not yet in waits behind the others for its next turn, and is not among the outcomes.
+        """
+        group, taken = self._next(budget)
+        parts = {sequence: sequence.coming(budget_of) for sequence, budget_of in group.items()}
+
+        def together(first: int, sequences: SequenceOf[Sequence]) -> list[tuple[Sequence, Outcome]]:
+            coming = [parts[sequence] for sequence in sequences]
+            logits = self.slots.enter(model, first, coming)
+            whole = [
+                row for row, (one, part) in enumerate(zip(sequences, coming, strict=True)) if one.entering == len(part)
+            ]
+            chosen = take(
+                logits if len(whole) == len(logits) else logits[whole], [sequences[row].draw for row in whole]
+            )
+            for row, (sequence, part) in enumerate(zip(sequences, coming, strict=True), start=first):
+                self.slots.advance(row, len(part))
+                sequence.entered(len(part))
+            return [(sequences[row], sequences[row].accept(token)) for row, token in zip(whole, chosen, strict=True)]
+
+        first = self._arrange(group)
+        outcomes = self._attempt(together, first, list(group))
+        for sequence in group:
+            self._turns.remove(sequence)
+            if sequence.entering:
+                self._turns.append(sequence)
+            else:
+                self._swap(self.sequences.index(sequence), self._ready)
+                self._ready += 1
+        return taken, outcomes
 
     def step(self, model: Any) -> list[tuple[Sequence, Outcome]]:
-        """One more token for each; why it ends with it or how it failed, None if it goes on."""
+        """One more token for each that is ready; why it ends with it or how it failed, None if it goes on."""
+        device = model.get_input_embeddings().weight.device
+
+        def together(first: int, sequences: SequenceOf[Sequence]) -> list[tuple[Sequence, Outcome]]:
+            logits = self.slots.step(model, [sequence.last for sequence in sequences], device, first)
+            chosen = take(logits, [sequence.draw for sequence in sequences])
+            for row in range(first, first + len(sequences)):
+                self.slots.advance(row)
+            return [(sequence, sequence.accept(token)) for sequence, token in zip(sequences, chosen, strict=True)]
+
+        return self._attempt(together, 0, self.sequences[: self._ready])
+
+    def _attempt(self, together: Pass, first: int, sequences: SequenceOf[Sequence]) -> list[tuple[Sequence, Outcome]]:
         try:
-            return self._step_rows(model, 0, len(self.sequences))
-        except Exception:
-            if len(self.sequences) == 1:
-                raise
-            logger.warning("a batch of %d failed; each is tried alone", len(self.sequences), exc_info=True)
+            return together(first, sequences)
+        except Exception as error:
+            if len(sequences) == 1:
+                return [(sequences[0], error)]
+            logger.warning("a batch of %d failed; each is tried alone", len(sequences), exc_info=True)
         outcomes: list[tuple[Sequence, Outcome]] = []
-        for row, sequence in enumerate(self.sequences):
+        for row, sequence in enumerate(sequences, start=first):
             try:
-                outcomes += self._step_rows(model, row, row + 1)
+                outcomes += together(row, [sequence])
             except Exception as error:
                 outcomes.append((sequence, error))
         return outcomes
 
-    def _step_rows(self, model: Any, first: int, last: int) -> list[tuple[Sequence, Outcome]]:
-        sequences = self.sequences[first:last]
-        logits = self._slots.step(model, token_input(model, [sequence.last for sequence in sequences]), first)
-        outcomes: list[tuple[Sequence, Outcome]] = []
-        for row, sequence in enumerate(sequences):
-            outcome: Outcome
-            try:
-                outcome = sequence.take(logits[row])
-            except Exception as error:
-                outcome = error
-            self._slots.advance(first + row)
-            outcomes.append((sequence, outcome))
-        return outcomes
+    def _next(self, budget: int) -> tuple[dict[Sequence, int], int]:
+        """Who enters next, with how many tokens each, those that finish first; and how many together."""
+        group: dict[Sequence, int] = {}
+        taken = widest = 0
+        for sequence in self._turns:
+            count = min(sequence.entering, budget - taken)
+            width = max(widest, count)
+            if not count or width * (len(group) + 1) > FILLING * (taken + count):
+                break
+            group[sequence], taken, widest = count, taken + count, width
+        ordered = sorted(group, key=lambda sequence: sequence.entering > group[sequence])
+        return {sequence: group[sequence] for sequence in ordered}, taken
 
+    def _arrange(self, group: SequenceOf[Sequence] | dict[Sequence, int]) -> int:
+        """Put a group's rows side by side, in its order, right behind those that are ready; the first of them."""
+        for row, sequence in enumerate(group, start=self._ready):
+            self._swap(self.sequences.index(sequence), row)
+        return self._ready
 
-@torch.inference_mode()
-def can_batch(model: Any) -> bool:
-    """Whether the model gives rows of different lengths, decoded together, the logits that it gives each alone.
+    def _swap(self, one: int, other: int) -> None:
+        if one != other:
+            self.slots.swap(one, other)
+            self.sequences[one], self.sequences[other] = self.sequences[other], self.sequences[one]
 
-    Tried out on two short prompts, so that no list of architectures is needed. Models with sliding windows or states
-    other than keys and values are not tried, nor is attention that takes no ready mask.
-    """
-    layers = DynamicCache(config=model.config).layers
-    plain = bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-    if not plain or getattr(model.config, "_attn_implementation", "") not in ATTENTION:
-        return False
-    if "position_ids" not in inspect.signature(type(model).forward).parameters:
-        return False
-    try:
-        return _agrees(model)
-    except Exception:
-        logger.warning("the model can't decode a batch of rows of different lengths", exc_info=True)
-        return False
-
-
-def _agrees(model: Any) -> bool:
-    slots, alone = Slots(), []
-    count = int(model.get_input_embeddings().weight.shape[0])
-    for length in (7, 2):
-        cache = DynamicCache(config=model.config)
-        forward(model, cache, input_ids=token_input(model, [[(5 * i + length) % count for i in range(length)]]))
-        slots.add(cache)
-        alone.append(forward(model, copy.deepcopy(cache), input_ids=token_input(model, [[1]])))
-    together, expected = slots.step(model, token_input(model, [1, 1])), torch.stack(alone)
-    share = 1e-3 if together.dtype == model.dtype else 5e-2
-    worst = (together - expected).abs().max()
-    return bool(worst <= share * (expected.max() - expected.min()))
+    def _move(self, source: int, target: int) -> None:
+        if source != target:
+            self.slots.move(source, target)
+            self.sequences[target] = self.sequences[source]

@@ -16,10 +16,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from del_server.engine.base import Prefix, Reason
+from del_server.engine.outbox import Outbox
 
 
 class Job(ABC):
-    """A prompt with a key-value cache of its own; `on_cancel` hears of its cancellation, once.
+    """A prompt; `on_cancel` hears of its cancellation, once, and `outbox` takes what its reader is told.
 
     adapter: the LoRA that the model must have at each of its steps. prefix: what stands before the prompt. kv_tokens:
     most positions of keys and values that it may come to take.
@@ -31,13 +32,14 @@ class Job(ABC):
         adapter: str | None,
         prefix: Prefix | None,
         kv_tokens: int,
+        outbox: Outbox,
         on_cancel: Callable[[Job], None],
     ) -> None:
         self.adapter, self.prefix, self.kv_tokens = adapter, prefix, kv_tokens
         self.cancelled = False
         self._prompt: Tensor | None = prompt
         self._cache: DynamicCache | None = None
-        self._on_cancel = on_cancel
+        self._outbox, self._on_cancel = outbox, on_cancel
         self._loop = asyncio.get_running_loop()
         self._queued_at = time.perf_counter()
         self._admitted_at: float | None = None
@@ -68,13 +70,13 @@ class Job(ABC):
 
     @property
     def entering(self) -> int:
-        """Tokens of the prompt that are still outside of the cache."""
+        """Tokens of the prompt that are still outside of the keys and values."""
         return 0 if self._prompt is None else len(self._prompt)
 
-    def begin(self, cache: Callable[[], DynamicCache]) -> None:
-        """Start the clock of the prefill and take a cache, made now, that holds the prefix if there is one."""
+    def begin(self, cache: DynamicCache | None = None) -> None:
+        """Start the clock of the prefill; with a cache of its own, which holds the prefix if there is one."""
         self._admitted_at = time.perf_counter()
-        self._cache = cache()
+        self._cache = cache
 
     @property
     def queue_seconds(self) -> float:
@@ -88,28 +90,33 @@ class Job(ABC):
             return 0.0
         return (self._prefilled_at or time.perf_counter()) - self._admitted_at
 
+    def coming(self, most: int) -> Tensor:
+        """The next of the prompt's embeddings [C, D], at most so many."""
+        if self._prompt is None:
+            raise RuntimeError("the prompt is in already")
+        return self._prompt[:most]
+
+    def entered(self, count: int) -> None:
+        """So many more tokens of the prompt are in."""
+        rest = None if self._prompt is None else self._prompt[count:]
+        self._prompt = rest if rest is not None and len(rest) else None
+        if self._prompt is None:
+            self._prefilled_at = time.perf_counter()
+
     def prefill(self, model: Any, chunk: int) -> Tensor | None:
         """`chunk` more tokens of the prompt; float32 logits [V] of its last position once it is in."""
-        if self._prompt is None or self._cache is None:
-            raise RuntimeError("the prompt is in already, or has not begun")
-        part, rest = self._prompt[:chunk], self._prompt[chunk:]
+        part = self.coming(chunk)
         logits = forward(model, self._cache, inputs_embeds=part.unsqueeze(0))
-        self._prompt = rest if len(rest) else None
-        if self._prompt is not None:
-            return None
-        self._prefilled_at = time.perf_counter()
-        return logits
+        self.entered(len(part))
+        return None if self.entering else logits
 
     def free(self) -> None:
         """Let go of prompt and cache."""
         self._prompt = self._cache = None
 
     def tell(self, post: Callable[..., object], *arguments: object) -> None:
-        """Call `post` in the reader's loop."""
-        try:
-            self._loop.call_soon_threadsafe(post, *arguments)
-        except RuntimeError:  # the reader's loop has closed: nobody is left to read
-            self.cancelled = True
+        """Call `post` in the reader's loop, soon."""
+        self._outbox.post(self._loop, post, *arguments)
 
 
 def forward(model: Any, cache: DynamicCache | None, **inputs: Tensor) -> Tensor:

@@ -32,13 +32,18 @@ class Prefixes:
 
     def begin(self, model: Any, prefix: Prefix | None, adapter: str | None) -> DynamicCache:
         """A cache of one's own, with the prefix in it. The model has the adapter in use."""
+        shared = self.cache(model, prefix, adapter)
+        return DynamicCache(config=model.config) if shared is None else fork(shared)
+
+    def cache(self, model: Any, prefix: Prefix | None, adapter: str | None) -> DynamicCache | None:
+        """The prefix's cache, to be copied and left as it is. The model has the adapter in use."""
         if prefix is None:
-            return DynamicCache(config=model.config)
+            return None
         key = (prefix, adapter)
         if key not in self._held:
             self._held[key] = self._computed(model, prefix)
         self._held.move_to_end(key)
-        cache = fork(self._held[key])
+        cache = self._held[key]
         while self.tokens > self._most:
             self._held.popitem(last=False)
         return cache

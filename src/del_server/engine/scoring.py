@@ -19,6 +19,7 @@ from torch import Tensor
 from del_codec.errors import EngineError
 from del_server.engine.base import Prefix, Reason, Scored, Scoring
 from del_server.engine.job import Job, token_input
+from del_server.engine.outbox import Outbox
 
 # Of one forward pass: positions that it computes logits for, and positions of all its copies of the cache.
 GROUP_TOKENS = 256
@@ -34,12 +35,13 @@ class ScoringJob(Job, Scoring):
         candidates: Sequence[Sequence[int]],
         adapter: str | None,
         prefix: Prefix | None,
+        outbox: Outbox,
         on_cancel: Callable[[Job], None],
     ) -> None:
         length = len(prompt) + (prefix.tokens if prefix else 0)
         self._groups = groups(candidates, length)
         copies = max((len(group) * (length + len(candidates[group[0]])) for group in self._groups), default=0)
-        super().__init__(prompt, adapter, prefix, length + copies, on_cancel)
+        super().__init__(prompt, adapter, prefix, length + copies, outbox, on_cancel)
         self._candidates = candidates
         self._logprobs: list[list[float]] = [[] for _ in candidates]
         self._result: asyncio.Future[Scored] = self._loop.create_future()

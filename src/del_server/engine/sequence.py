@@ -7,11 +7,17 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache
 
-from del_server.engine.base import Capacity, Event, Finish, Generation, Prefix, Reason, Sampling, Token
+from del_codec.errors import ExhaustedError
+from del_server.engine.base import Capacity, Event, Finish, Generation, Logprobs, Prefix, Reason, Sampling, Token
 from del_server.engine.job import Job, forward, token_input
-from del_server.engine.sampling import choose, logprobs_of
+from del_server.engine.outbox import Outbox
+from del_server.engine.sampling import Draw, take
+
+# Events that a reader may leave unread. Generation never waits for a reader: a slow one would keep a slot's memory.
+UNREAD = 1024
+
+Outcome = Reason | Exception | None
 
 
 class Sequence(Job, Generation):
@@ -24,30 +30,41 @@ class Sequence(Job, Generation):
         capacity: Capacity,
         adapter: str | None,
         prefix: Prefix | None,
+        outbox: Outbox,
         on_cancel: Callable[[Job], None],
     ) -> None:
         length = len(prompt) + (prefix.tokens if prefix else 0)
         most = min(length + max(1, sampling.max_tokens - sampling.position), capacity.context_tokens)
-        super().__init__(prompt, adapter, prefix, most, on_cancel)
+        super().__init__(prompt, adapter, prefix, most, outbox, on_cancel)
         self._sampling, self._capacity = sampling, capacity
         self._length = length
         self._position = sampling.position
-        self.last = -1
+        self._taken: list[int] = list(sampling.before)
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
 
+    @property
+    def last(self) -> int:
+        """The latest token."""
+        return self._taken[-1]
+
+    @property
+    def draw(self) -> Draw:
+        """What the next token is chosen by."""
+        return Draw(self._sampling, self._position, self._taken)
+
     def step(self, model: Any, chunk: int) -> Reason | None:
-        """`chunk` more tokens of the prompt, or one token of the answer."""
+        """`chunk` more tokens of the prompt, or one token of the answer, on a cache of its own."""
         if self.entering:
             logits = self.prefill(model, chunk)
-            return None if logits is None else self.take(logits)
-        return self.take(forward(model, self._cache, input_ids=token_input(model, [[self.last]])))
-
-    def hand_over(self) -> DynamicCache:
-        """The cache, whose prompt is in, for a batch that makes the steps from now on."""
-        cache, self._cache = self._cache, None
-        if cache is None or self.entering:
-            raise RuntimeError("only a prompt that is in has a cache to hand over")
-        return cache
+            if logits is None:
+                return None
+        else:
+            logits = forward(model, self._cache, input_ids=token_input(model, [[self.last]]))
+        (chosen,) = take(logits.unsqueeze(0), [self.draw])
+        outcome = self.accept(chosen)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
     def end(self, reason: Reason) -> None:
         """See Job."""
@@ -67,16 +84,18 @@ class Sequence(Job, Generation):
             if isinstance(event, Finish):
                 return
 
-    def take(self, logits: Tensor) -> Reason | None:
-        """Choose the next token, `last`, from logits [V] and emit it; why the answer ends with it, if it does."""
-        sampling = self._sampling
-        chosen = choose(logits, sampling, self._position)
-        reported = None if sampling.logprobs is None else logprobs_of(logits, chosen, sampling.logprobs)
-        self.last = chosen
+    def accept(self, chosen: tuple[int, Logprobs | None] | Exception) -> Outcome:
+        """Emit the next token and its log-probabilities; why the answer ends with it or how it fails, if it does."""
+        if isinstance(chosen, Exception):
+            return chosen
+        if self._events.qsize() >= UNREAD:
+            return ExhaustedError(f"{UNREAD} tokens of the answer wait to be read; read faster, and go on from there")
+        sampling, (token, logprobs) = self._sampling, chosen
+        self._taken.append(token)
         self._length += 1
         self._position += 1
-        self._post(Token(chosen, reported))
-        if chosen in self._capacity.eos_token_ids and not sampling.ignore_eos:
+        self._post(Token(token, logprobs))
+        if token in self._capacity.eos_token_ids and not sampling.ignore_eos:
             return Reason.STOP
         full = self._length >= self._capacity.context_tokens or self._position >= sampling.max_tokens
         return Reason.LENGTH if full else None

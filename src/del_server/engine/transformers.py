@@ -2,7 +2,7 @@
 
 The thread owns the model. Prompts (jobs) join and leave between rounds. A round takes some tokens of entering prompts,
 so that a long one does not stall the others, and then one decode step of all answers of an adapter together, where the
-model can do that; else each answer has steps of its own. When idle, and after a failure, a probe step shows whether the
+model can do that; else each answer has passes of its own. When idle, and after a failure, a probe shows whether the
 model still answers.
 """
 
@@ -13,13 +13,12 @@ import concurrent.futures
 import logging
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence as SequenceOf
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from del_codec.errors import DelError, EngineError, ExhaustedError, UnavailableError
 from del_server import lora
@@ -35,12 +34,15 @@ from del_server.engine.base import (
     check_candidates,
     check_prompt,
 )
-from del_server.engine.batch import Batch, Outcome, can_batch
-from del_server.engine.capacity import EngineConfig, capacity_of
-from del_server.engine.job import Job, forward
+from del_server.engine.batches import Batches, kv_cost
+from del_server.engine.capacity import EngineConfig, capacity_of, prefill_chunk
+from del_server.engine.job import Job
+from del_server.engine.outbox import Outbox
 from del_server.engine.prefixes import Prefixes
+from del_server.engine.probing import probe, shared_layers
+from del_server.engine.recorded import recorder_of
 from del_server.engine.scoring import ScoringJob
-from del_server.engine.sequence import Sequence
+from del_server.engine.sequence import Outcome, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -57,10 +59,12 @@ class TransformersEngine(Engine):
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
-        self._batching = False
-        self._batches: dict[str | None, Batch] = {}
-        self._seats: dict[Job, Batch] = {}
-        self._prefixes = Prefixes(config.prefix_tokens, config.prefill_chunk)
+        self._outbox = Outbox()
+        self._chunk = prefill_chunk(config, self.capacity)
+        self._prefixes = Prefixes(config.prefix_tokens, self._chunk)
+        # None where each answer has passes of its own.
+        self._batches: Batches | None = None
+        self._kv_bytes = 0
         self._stopping = False
         self._last_failure: Exception | None = None
         self._last_step = time.monotonic()
@@ -84,7 +88,7 @@ class TransformersEngine(Engine):
     ) -> Generation:
         """See Engine."""
         check_prompt(prompt, self.capacity, prefix.tokens if prefix else 0)
-        sequence = Sequence(prompt, sampling, self.capacity, adapter, prefix, on_cancel=self._forget)
+        sequence = Sequence(prompt, sampling, self.capacity, adapter, prefix, self._outbox, self._forget)
         self._queue(sequence)
         return sequence
 
@@ -99,7 +103,7 @@ class TransformersEngine(Engine):
         before = prefix.tokens if prefix else 0
         check_prompt(prompt, self.capacity, before)
         check_candidates(candidates, before + len(prompt), self.capacity)
-        job = ScoringJob(prompt, candidates, adapter, prefix, on_cancel=self._forget)
+        job = ScoringJob(prompt, candidates, adapter, prefix, self._outbox, self._forget)
         self._queue(job)
         return job
 
@@ -115,7 +119,7 @@ class TransformersEngine(Engine):
     def load(self) -> Load:
         """See Engine."""
         with self._changed:
-            return Load(len(self._running), len(self._waiting), kv_cost(self._running))
+            return Load(len(self._running), len(self._waiting), kv_cost(self._running), self._kv_bytes)
 
     def health(self) -> Health:
         """See Engine."""
@@ -135,14 +139,17 @@ class TransformersEngine(Engine):
                 return
             self._waiting.remove(job)
         job.end(Reason.CANCELLED)
+        self._outbox.flush()
 
     @torch.inference_mode()
     def _work(self) -> None:
         try:
+            if self.capacity.device.type == "cuda":
+                torch.cuda.set_device(self.capacity.device)
             self._probe()
             if self._last_failure is not None:
                 raise EngineError(f"the model's warm-up step failed: {self._last_failure}") from self._last_failure
-            self._batching = can_batch(self._model)
+            self._batches = self._shared()
             self._ready.set_result(None)
             while self._admit():
                 self._round()
@@ -153,9 +160,18 @@ class TransformersEngine(Engine):
                 self._stopping = True
                 left = [*self._running, *self._waiting]
                 self._running, self._waiting = [], deque()
-                self._batches, self._seats = {}, {}
+                self._batches = None
             for job in left:
                 job.fail(UnavailableError("the engine has stopped; send the same bytes again"))
+            self._outbox.flush()
+
+    def _shared(self) -> Batches | None:
+        """The batches, if the model's sequences can share its passes."""
+        shapes = shared_layers(self._model)
+        if shapes is None:
+            return None
+        record = recorder_of(self._model) if self._config.record_steps else None
+        return Batches(self._model, shapes, self._prefixes, self.capacity.kv_tokens, record)
 
     def _admit(self) -> bool:
         """Wait for work and move jobs from the queue to free slots; False when it is time to stop."""
@@ -178,55 +194,81 @@ class TransformersEngine(Engine):
         return room and len(self._running) < self._config.running
 
     def _round(self) -> None:
-        """Some prompt tokens, one turn of each job that has steps of its own, and one step of each batch."""
-        budget = self._config.prefill_chunk
+        """Some prompt tokens, one turn of each job that has passes of its own, and one step of each batch."""
         for job in list(self._running):
             if job.cancelled:
                 self._settle(job, Reason.CANCELLED)
-                continue
-            if job in self._seats or (job.entering and not budget):
+        if self._batches is not None:
+            self._seat(self._batches)
+        budget = self._turns()
+        if self._batches is not None:
+            # Jobs with passes of their own leave the others half of the tokens at least.
+            for outcomes in self._batches.enter(max(budget, self._chunk // 2)):
+                self._settle_all(outcomes)
+            for outcomes in self._batches.step():
+                self._settle_all(outcomes)
+        self._count_memory()
+        self._outbox.flush()
+
+    def _seat(self, batches: Batches) -> None:
+        """Give those that were admitted their rows."""
+        new = [job for job in self._running if isinstance(job, Sequence) and job not in batches]
+        if not new:
+            return
+        batches.share(self._running)
+        for sequence in new:
+            try:
+                sequence.begin()
+                batches.seat(sequence)
+            except Exception as error:
+                self._settle(sequence, error)
+        batches.share(self._running)
+
+    def _turns(self) -> int:
+        """A turn of each job that has passes of its own; how many of the round's prompt tokens are left."""
+        budget = self._chunk
+        for job in list(self._running):
+            if (self._batches is not None and job in self._batches) or (job.entering and not budget):
                 continue
             taken = min(job.entering, budget)
             budget -= taken
             self._turn(job, taken)
-        for adapter, batch in list(self._batches.items()):
-            self._decode(adapter, batch)
+        return budget
 
     def _turn(self, job: Job, tokens: int) -> None:
-        """One step of one job, with so many tokens of its prompt if it is entering."""
+        """One pass of one job, with so many tokens of its prompt if it is entering."""
         outcome: Outcome
         try:
             lora.use(self._model, job.adapter)
             if not job.begun:
-                job.begin(lambda: self._prefixes.begin(self._model, job.prefix, job.adapter))
+                job.begin(self._prefixes.begin(self._model, job.prefix, job.adapter))
             outcome = job.step(self._model, tokens)
-            if outcome is None and not job.entering and self._batching and isinstance(job, Sequence):
-                self._seat(job)
         except Exception as error:
             outcome = error
         self._settle(job, outcome)
+        self._outbox.flush()
         if outcome is None and job.entering:
             with self._changed:  # behind the others: they have the tokens of the next round first
                 self._running.remove(job)
                 self._running.append(job)
 
-    def _seat(self, sequence: Sequence) -> None:
-        batch = self._batches.setdefault(sequence.adapter, Batch())
-        batch.add(sequence)
-        self._seats[sequence] = batch
-
-    def _decode(self, adapter: str | None, batch: Batch) -> None:
-        """One token more for each of a batch. A failure is of the one whose row it is."""
-        try:
-            lora.use(self._model, adapter)
-            outcomes = batch.step(self._model)
-        except Exception as error:
-            outcomes = [(sequence, error) for sequence in batch.sequences]
+    def _settle_all(self, outcomes: SequenceOf[tuple[Sequence, Outcome]]) -> None:
         for sequence, outcome in outcomes:
             self._settle(sequence, outcome)
+        self._outbox.flush()
+
+    def _count_memory(self) -> None:
+        """What keys and values take, for those who ask from other threads."""
+        batches = self._batches
+        alone = [job for job in self._running if batches is None or job not in batches]
+        positions = kv_cost(alone) + self._prefixes.tokens
+        self._kv_bytes = positions * self.capacity.kv_token_bytes + (batches.bytes if batches is not None else 0)
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         """What follows from a turn: the job goes on, ends or fails."""
+        if isinstance(outcome, ExhaustedError):
+            self._retire(job).fail(outcome)
+            return
         if isinstance(outcome, Exception):
             logger.error("a query failed in the model", exc_info=outcome)
             known = isinstance(outcome, DelError)
@@ -240,23 +282,17 @@ class TransformersEngine(Engine):
 
     def _retire(self, job: Job) -> Job:
         """Free the slot and its memory, before its reader learns of the end."""
-        batch = self._seats.pop(job, None)
-        if batch is not None and isinstance(job, Sequence):
-            batch.remove(job)
-            if not batch.sequences:
-                del self._batches[job.adapter]
+        if isinstance(job, Sequence) and self._batches is not None and job in self._batches:
+            self._batches.remove(job)
         with self._changed:
             self._running.remove(job)
         return job
 
     def _probe(self) -> None:
-        """A prefill and a decode step of a prompt of two tokens; the outcome is the engine's health."""
+        """Find out whether the model answers; the outcome is the engine's health."""
         try:
             lora.use(self._model, None)
-            ids = torch.zeros((1, 2), dtype=torch.long, device=self.capacity.device)
-            cache = DynamicCache(config=self._model.config)
-            forward(self._model, cache, inputs_embeds=self._model.get_input_embeddings()(ids))
-            forward(self._model, cache, input_ids=ids[:, :1])
+            probe(self._model)
         except Exception as error:
             logger.exception("the engine's probe failed")
             self._last_failure = error
@@ -266,14 +302,3 @@ class TransformersEngine(Engine):
     def _succeeded(self) -> None:
         self._last_failure = None
         self._last_step = time.monotonic()
-
-
-def kv_cost(jobs: SequenceOf[Job]) -> int:
-    """Tokens of keys and values that jobs may come to take: in a batch, each as many as its longest."""
-    total, batches = 0, defaultdict[str | None, list[int]](list)
-    for job in jobs:
-        if isinstance(job, Sequence):
-            batches[job.adapter].append(job.kv_tokens)
-        else:
-            total += job.kv_tokens
-    return total + sum(len(needs) * max(needs) for needs in batches.values())
