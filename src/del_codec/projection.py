@@ -211,3 +211,32 @@ def posterior(levels: Tensor, theta: Tensor, bias: Tensor) -> Tensor:
 def posterior_mean(levels: Tensor, theta: Tensor, bias: Tensor, embeddings: Tensor) -> Tensor:
     """E[embedding | levels], [N, D], the least-squares estimate from one token alone; embeddings: [V, D]."""
     return posterior(levels, theta, bias).to(embeddings.dtype) @ embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class PosteriorPart:
+    """What a part of the vocabulary adds to N posterior means: each as if exp(-peak) were one.
+
+    peak: [N, 1], the largest log-weight. total: [N, 1], the sum of weights. weighted: [N, D], that of the embeddings.
+    """
+
+    peak: Tensor
+    total: Tensor
+    weighted: Tensor
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, levels: Tensor, theta: Tensor, bias: Tensor, embeddings: Tensor) -> PosteriorPart:
+        """Arguments as of `posterior_mean`, theta, bias and embeddings of the part's tokens."""
+        weights = torch.addmm(bias, levels, theta.T)
+        peak = weights.amax(dim=-1, keepdim=True)
+        weights.sub_(peak).exp_()
+        return cls(peak, weights.sum(dim=-1, keepdim=True), weights.to(embeddings.dtype) @ embeddings)
+
+    def joined(self, other: PosteriorPart) -> Tensor:
+        """The posterior means [N, D] of two parts that make a vocabulary."""
+        peak = torch.maximum(self.peak, other.peak)
+        mine, others = torch.exp(self.peak - peak), torch.exp(other.peak - peak)
+        total = mine * self.total + others * other.total
+        mean: Tensor = (mine * self.weighted + others * other.weighted) / total
+        return mean

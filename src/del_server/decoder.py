@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
@@ -15,10 +16,19 @@ from del_codec.attacks import log_odds
 from del_codec.errors import InvalidValue
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
 from del_codec.noise import LATENT_MAX, NoiseSetting
-from del_codec.projection import ContextDecoder, LinearDecoder, NoisyPrompt, noise_features, posterior_mean
+from del_codec.projection import (
+    ContextDecoder,
+    LinearDecoder,
+    NoisyPrompt,
+    PosteriorPart,
+    noise_features,
+    posterior_mean,
+)
 from del_codec.table import LatentTable
 
 _CHUNK = 256
+# One for each prompt that is decoded at a time; see app.DECODERS.
+_HELPERS = ThreadPoolExecutor(2, thread_name_prefix="decode-helper")
 
 
 class PromptDecoder:
@@ -100,10 +110,19 @@ class PromptDecoder:
             mean = torch.zeros(len(levels), self.table.spec.embedding_width, device=self._device)
         else:
             counts = torch.from_numpy(levels).to(self._device, torch.float32)
-            theta, bias = self._likelihood(setting)
-            chunks = [posterior_mean(chunk, theta, bias, self._embeddings) for chunk in torch.split(counts, _CHUNK)]
-            mean = torch.cat(chunks).float()
+            mean = torch.cat([self._mean(chunk, setting) for chunk in torch.split(counts, _CHUNK)]).float()
         return latents, mean, noise
+
+    def _mean(self, counts: Tensor, setting: NoiseSetting) -> Tensor:
+        """Posterior means [N, D] of levels [N, d]: the most of what decoding takes, so two threads share it where
+        torch itself has but one."""
+        theta, bias = self._likelihood(setting)
+        if self._device.type != "cpu" or torch.get_num_threads() > 1:
+            return posterior_mean(counts, theta, bias, self._embeddings)
+        half = len(bias) // 2
+        other = _HELPERS.submit(PosteriorPart.of, counts, theta[half:], bias[half:], self._embeddings[half:])
+        own = PosteriorPart.of(counts, theta[:half], bias[:half], self._embeddings[:half])
+        return own.joined(other.result())
 
     def _clear(self, segment: PublicSegment) -> tuple[Tensor, Tensor, Tensor]:
         ids = torch.tensor(segment.token_ids, dtype=torch.long)

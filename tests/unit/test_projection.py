@@ -20,6 +20,7 @@ from del_codec.projection import (
     Encoder,
     LinearDecoder,
     NoisyPrompt,
+    PosteriorPart,
     ProjectionConfig,
     build_decoder,
     noise_features,
@@ -93,6 +94,11 @@ def test_the_posterior_and_its_mean_are_bayes_rule(mu: float, bits: int) -> None
     found = posterior_mean(counts, theta[index], bias, embeddings)
     # The scores of one token are sums of thousands: float32 leaves their softmax three digits.
     assert torch.allclose(found, expected @ embeddings, rtol=1e-3, atol=1e-3)
+    halves = [
+        PosteriorPart.of(counts, theta[index[part]], bias[part], embeddings[part])
+        for part in (slice(0, 5), slice(5, None))
+    ]
+    assert torch.allclose(halves[0].joined(halves[1]), found, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [MIN_SCALE, 88_898, MAX_SCALE])

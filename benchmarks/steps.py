@@ -1,0 +1,339 @@
+"""`python -m benchmarks.steps`: the time of a decode step beside what memory bandwidth allows, recorded and not.
+
+A step reads each weight and all keys and values once, so bytes over bandwidth bound it from below. What is timed is the
+engine's own step: its slots, the model, and the choice of the next token of every row. `--parity` compares greedy
+answers of the engine, recorded and not, with those of `generate`, in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from del_server.app import TokenEmbedder
+from del_server.engine.base import Sampling, Token
+from del_server.engine.capacity import EngineConfig
+from del_server.engine.probing import shared_layers
+from del_server.engine.recorded import Record, recorder_of
+from del_server.engine.sampling import Draw, take
+from del_server.engine.slots import Slots
+from del_server.engine.transformers import TransformersEngine
+from del_server.models import load_model
+
+# Of the card's data sheet, in bytes a second; the first name that the device's begins with counts.
+NOMINAL = {
+    "NVIDIA H100 80GB HBM3": 3.35e12,
+    "NVIDIA H100 NVL": 3.9e12,
+    "NVIDIA H100 PCIe": 2.0e12,
+    "NVIDIA H200": 4.8e12,
+    "NVIDIA A100-SXM4-80GB": 2.039e12,
+}
+COPY_BYTES = 1 << 30
+SHAPES = {
+    # The shape of Llama 3.1 8B.
+    "8b": LlamaConfig(
+        vocab_size=128_256,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        tie_word_embeddings=False,
+    ),
+    # That of SmolLM2-135M.
+    "135m": LlamaConfig(
+        vocab_size=49_152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
+        tie_word_embeddings=True,
+    ),
+}
+PARITY_TOKENS = 48
+PROFILED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One figure. seconds: median of a step. limit_seconds: bytes over bandwidth. engine_tokens_s: of the whole engine,
+    prompts included."""
+
+    batch: int
+    recorded: bool
+    positions: int
+    seconds: float
+    gigabytes: float
+    limit_seconds: float
+    engine_tokens_s: float
+
+    @property
+    def share(self) -> float:
+        """Of the bandwidth's limit."""
+        return self.limit_seconds / self.seconds
+
+    def line(self) -> str:
+        """For people."""
+        kind = "recorded" if self.recorded else "launched"
+        return (
+            f"batch {self.batch:4} {kind}: {1e3 * self.seconds:8.3f} ms a step of {self.gigabytes:7.3f} GB, limit "
+            f"{1e3 * self.limit_seconds:7.3f} ms, share {self.share:5.3f}; engine {self.engine_tokens_s:8.0f} tokens/s"
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = _parser().parse_args()
+    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    nominal, copied = nominal_bandwidth(device), copy_bandwidth(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(
+        f"{name}: copies at {copied / 1e9:.0f} GB/s, nominal {(nominal or 0) / 1e9:.0f} GB/s; torch {torch.__version__}"
+    )
+    print(f"transformers {transformers.__version__}", flush=True)
+    report: dict[str, Any] = {"device": name, "nominal": nominal, "copied": copied, "torch": torch.__version__}
+    if arguments.parity:
+        model = model_of(arguments.model, torch.float32, device, arguments.layers)
+        report["parity"] = asyncio.run(parity(model))
+        print(f"greedy, float32, {arguments.model}: {report['parity']}", flush=True)
+        del model
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = model_of(arguments.model, dtype, device, arguments.layers)
+    report |= {"model": arguments.model, "dtype": str(dtype), "steps": []}
+    recorder = recorder_of(model)
+    for batch in arguments.batch:
+        for record in (recorder, None) if recorder else (None,):
+            try:
+                step = measure(model, batch, arguments.prompt, arguments.tokens, record, nominal or copied)
+            except Exception as error:
+                print(f"batch {batch}: failed ({type(error).__name__}: {error})", flush=True)
+                continue
+            print(step.line(), flush=True)
+            report["steps"].append({**asdict(step), "share": step.share})
+    if arguments.profile:
+        print(profiled(model, arguments.batch[0], arguments.prompt, recorder))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def model_of(name: str, dtype: torch.dtype, device: torch.device, layers: int = 0) -> Any:
+    """A model of a name that the server takes, or one of a shape in SHAPES with random weights, made on the device."""
+    if name not in SHAPES:
+        return load_model(name, str(dtype).removeprefix("torch."), str(device))
+    config = LlamaConfig(**SHAPES[name].to_dict())
+    config.num_hidden_layers = layers or config.num_hidden_layers
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(1)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            model: Any = LlamaForCausalLM(config)
+            return model.eval()
+    finally:
+        torch.set_default_dtype(before)
+
+
+def measure(model: Any, batch: int, prompt: int, tokens: int, record: Record | None, bandwidth: float) -> Step:
+    """The median of so many steps behind prompts of such a length, and the engine's pace with as many streams."""
+    seconds, kv_bytes = step_seconds(model, batch, prompt, tokens, record)
+    positions = prompt + tokens // 2
+    read = weight_bytes(model) + batch * positions * kv_bytes
+    pace = asyncio.run(engine_pace(model, batch, prompt, tokens, record is not None))
+    return Step(batch, record is not None, positions, seconds, read / 1e9, read / bandwidth, pace)
+
+
+@torch.inference_mode()
+def step_seconds(model: Any, batch: int, prompt: int, tokens: int, record: Record | None) -> tuple[float, int]:
+    """Median of a step in seconds, and bytes of a position's keys and values."""
+    slots, device = filled_slots(model, batch, prompt, tokens, record)
+    draws, last = [Draw(Sampling(tokens, ignore_eos=True), 0)] * batch, [5] * batch
+    times = []
+    for _ in range(tokens):
+        started = time.perf_counter()
+        chosen = take(slots.step(model, last, device), draws)
+        times.append(time.perf_counter() - started)
+        last = [token[0] if isinstance(token, tuple) else 0 for token in chosen]
+        for row in range(batch):
+            slots.advance(row)
+    return statistics.median(times), slots.bytes // slots.positions
+
+
+def filled_slots(model: Any, batch: int, prompt: int, tokens: int, record: Record | None) -> tuple[Slots, torch.device]:
+    """Rows with a prompt in each and room for so many tokens behind it, and the model's device."""
+    shapes = shared_layers(model)
+    if shapes is None:
+        raise SystemExit("the model's sequences can't share a pass")
+    slots = Slots(shapes, record)
+    slots.bound(batch * (prompt + tokens + 1))
+    embeddings = TokenEmbedder(model)([5 + place % 100 for place in range(prompt)])
+    for row in range(batch):
+        slots.open()
+        slots.enter(model, row, [embeddings])
+        slots.advance(row, prompt)
+    return slots, model.get_input_embeddings().weight.device
+
+
+@torch.inference_mode()
+def profiled(model: Any, batch: int, prompt: int, record: Record | None) -> str:
+    """A table of what a step's time goes to, by torch's profiler, over PROFILED steps."""
+    from torch.profiler import ProfilerActivity, profile
+
+    slots, device = filled_slots(model, batch, prompt, 2 * PROFILED, record)
+    for _ in range(PROFILED):
+        slots.step(model, [5] * batch, device)
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]
+    with profile(activities=activities) as run:
+        for _ in range(PROFILED):
+            slots.step(model, [5] * batch, device)
+        synchronise(device)
+    table = run.key_averages().table(sort_by=f"self_{device.type}_time_total", row_limit=12, max_name_column_width=60)
+    return f"{PROFILED} steps of batch {batch}:\n{table}"
+
+
+async def engine_pace(model: Any, batch: int, prompt: int, tokens: int, recorded: bool) -> float:
+    """Tokens a second of the engine with so many streams at once, after one round that warms it up."""
+    config = EngineConfig(
+        running=batch, kv_tokens=max(batch * (prompt + tokens), context_of(model)), record_steps=recorded
+    )
+    engine = TransformersEngine(model, config)
+    await engine.start()
+    try:
+        embeddings = TokenEmbedder(model)([5 + place % 100 for place in range(prompt)])
+
+        async def answer() -> int:
+            sampling = Sampling(tokens, ignore_eos=True)
+            return len([event async for event in engine.submit(embeddings, sampling) if isinstance(event, Token)])
+
+        await asyncio.gather(*(answer() for _ in range(batch)))
+        started = time.perf_counter()
+        counts = await asyncio.gather(*(answer() for _ in range(batch)))
+        return sum(counts) / (time.perf_counter() - started)
+    finally:
+        await engine.stop()
+
+
+async def parity(model: Any) -> dict[str, str]:
+    """Whether greedy answers to prompts of several lengths, begun one after another, are those of `generate`."""
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])
+    chosen = [[(7 * place + 31 * length) % vocabulary for place in range(length)] for length in (5, 64, 33, 18, 90)]
+    expected = [generated(model, prompt) for prompt in chosen]
+    outcome = {}
+    for name, recorded in (("recorded", True), ("launched", False)):
+        found = await staggered(model, chosen, recorded)
+        differing = [index for index, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]]
+        outcome[name] = "identical to generate" if not differing else f"answers {differing} differ from generate's"
+    return outcome
+
+
+def generated(model: Any, prompt: Sequence[int]) -> list[int]:
+    """What `generate` gives, alone."""
+    ids = torch.tensor([list(prompt)], device=model.get_input_embeddings().weight.device)
+    with torch.inference_mode():
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=PARITY_TOKENS, do_sample=False, eos_token_id=None
+        )
+    answer: list[int] = out[0, len(prompt) :].tolist()
+    return answer
+
+
+async def staggered(model: Any, prompts: Sequence[Sequence[int]], recorded: bool) -> list[list[int]]:
+    """The engine's answers, each begun when the one before has given three tokens."""
+    engine = TransformersEngine(model, EngineConfig(kv_tokens=context_of(model), record_steps=recorded))
+    await engine.start()
+    embed = TokenEmbedder(model)
+    begun = [asyncio.Event() for _ in range(len(prompts) + 1)]
+    begun[0].set()
+
+    async def answer(index: int, prompt: Sequence[int]) -> list[int]:
+        await begun[index].wait()
+        tokens = []
+        async for event in engine.submit(embed(prompt), Sampling(PARITY_TOKENS, ignore_eos=True)):
+            if isinstance(event, Token):
+                tokens.append(event.token_id)
+            if len(tokens) >= 3:
+                begun[index + 1].set()
+        return tokens
+
+    try:
+        return await asyncio.gather(*(answer(index, prompt) for index, prompt in enumerate(prompts)))
+    finally:
+        await engine.stop()
+
+
+def weight_bytes(model: Any) -> int:
+    """What a step reads of the weights: all but the table of input embeddings, unless that is the output layer, too."""
+    held = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
+    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    if table.data_ptr() != head.data_ptr():
+        del held[table.data_ptr()]
+    return sum(held.values())
+
+
+def context_of(model: Any) -> int:
+    """Of the model itself."""
+    return int(model.config.max_position_embeddings)
+
+
+def nominal_bandwidth(device: torch.device) -> float | None:
+    """Bytes a second of the card's data sheet, if it is a known one."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((value for known, value in NOMINAL.items() if name.startswith(known)), None)
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes a second that a large copy reads and writes."""
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = []
+    for _ in range(5):
+        synchronise(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        synchronise(device)
+        times.append(time.perf_counter() - started)
+    return 2 * COPY_BYTES / statistics.median(times)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a device was given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps", description=__doc__)
+    shapes = ", ".join(SHAPES)
+    parser.add_argument(
+        "--model", default="smollm2", help=f"a model of the server, or random weights of a shape: {shapes}"
+    )
+    parser.add_argument("--layers", type=int, default=0, help="of a shape's layers only so many (default: all)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64, 256], help="rows of a step")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of each prompt (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=64, help="steps behind it (default: %(default)s)")
+    parser.add_argument("--device", default="", help="default: the GPU if there is one")
+    parser.add_argument("--parity", action="store_true", help="compare greedy answers in float32 first")
+    parser.add_argument("--profile", action="store_true", help="say what the first batch's steps spend their time on")
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
