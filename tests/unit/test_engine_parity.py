@@ -21,7 +21,7 @@ from transformers import (
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Finish, Generation, Reason, Sampling, Token
 from del_server.engine.capacity import EngineConfig
-from del_server.engine.sampling import Draw, take
+from del_server.engine.sampling import choose
 from del_server.engine.transformers import TransformersEngine
 
 SHAPE = {
@@ -148,8 +148,7 @@ async def test_each_token_is_drawn_at_its_own_position(model: Any) -> None:
     for position, token in enumerate(answer):
         with torch.inference_mode():
             logits = model(torch.tensor([prompt + answer[:position]])).logits[0, -1].float()
-        ((drawn, _),) = take(logits[None], [Draw(sampling, position)])
-        assert token == drawn
+        assert token == choose(logits, sampling, position)
 
 
 async def test_a_resumed_answer_is_the_uninterrupted_one(model: Any) -> None:

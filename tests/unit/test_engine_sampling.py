@@ -11,16 +11,9 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from del_codec.errors import EngineError, InvalidValue
 from del_server.engine.base import MAX_LOGPROBS, Sampling
-from del_server.engine.sampling import Draw, logprobs_of, take
+from del_server.engine.sampling import choose, logprobs_of
 
 LOGITS = torch.tensor([1.0, 3.0, -2.0, 2.5, 0.0, 2.9, -30.0])
-
-
-def choose(logits: torch.Tensor, sampling: Sampling, position: int, before: tuple[int, ...] = ()) -> int:
-    (taken,) = take(logits[None], [Draw(sampling, position, before)])
-    if isinstance(taken, Exception):
-        raise taken
-    return taken[0]
 
 
 def drawn(sampling: Sampling, count: int = 4000, logits: torch.Tensor = LOGITS) -> list[int]:

@@ -7,7 +7,7 @@ it, and a resumed answer is the uninterrupted one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,6 +49,14 @@ def take(logits: Tensor, draws: Sequence[Draw]) -> list[Taken | EngineError]:
         else EngineError("the model's logits are not finite")
         for row, (token, draw) in enumerate(zip(chosen, draws, strict=True))
     ]
+
+
+def choose(logits: Tensor, sampling: Sampling, position: int, before: Sequence[int] = ()) -> int:
+    """The token to take from float32 logits [V]; raises EngineError if none of them is finite."""
+    (taken,) = take(logits.unsqueeze(0), [Draw(replace(sampling, logprobs=None), position, before)])
+    if isinstance(taken, EngineError):
+        raise taken
+    return taken[0]
 
 
 def logprobs_of(logits: Tensor, chosen: int, alternatives: int) -> Logprobs:

@@ -77,7 +77,7 @@ def _choice_of(params: SamplingParams, _: Any, answer: list[int]) -> Choice | No
 def _drawn(sampling: Sampling, answer: Sequence[int]) -> Choice:
     def choice(logits: Tensor) -> int | None:
         try:
-            return choose(logits, sampling, sampling.position + len(answer))
+            return choose(logits, sampling, sampling.position + len(answer), [*sampling.before, *answer])
         except EngineError:  # an error here would end vLLM, for all
             return None
 
