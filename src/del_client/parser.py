@@ -143,7 +143,7 @@ def _add_gateway(commands: Commands) -> None:
         "OPENAI_BASE_URL=http://127.0.0.1:8085/v1 OPENAI_API_KEY=none your-app",
         "del-client gateway --host 0.0.0.0 --token-file token --allow-host my-device.lan",
     )
-    _add_settings(gateway, *(name for name in _ASKING if name not in ("system", "seed", "delta")))
+    _add_settings(gateway, *(name for name in _ASKING if name not in ("system", "delta")))
     gateway.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (127.0.0.1)")
     gateway.add_argument("--port", type=int, default=8085, metavar="N", help="to listen on; 0: any free one (8085)")
     gateway.add_argument("--token-file", type=Path, metavar="FILE", help="the token that callers show; beyond loopback")
