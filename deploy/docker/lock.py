@@ -1,0 +1,85 @@
+"""The images' locks: every distribution with its version and hashes, under the versions that the tests ran with.
+
+`--check` looks only, without a network: each lock agrees with constraints.txt and holds what pyproject.toml asks for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "deploy" / "docker"
+CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
+# The extra of each image; build.lock holds the build's backend.
+EXTRAS = {"device": None, "server": "server"}
+PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
+
+
+def main() -> int:
+    """Write the locks, or with --check say what is wrong with them; 0 if nothing is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    if parser.parse_args().check:
+        wrong = [line for name in (*EXTRAS, "build") for line in problems(name)]
+        print("\n".join(wrong), end="\n" * bool(wrong))
+        return int(bool(wrong))
+    for name, extra in EXTRAS.items():
+        compile_lock(name, ["pyproject.toml", *([f"--extra={extra}"] if extra else [])])
+    compile_lock("build", ["-"], stdin="\n".join(_project()["build-system"]["requires"]))
+    return 0
+
+
+def compile_lock(name: str, source: list[str], stdin: str | None = None) -> None:
+    """Resolve for every Python and platform at once, with uv, and write NAME.lock."""
+    options = ["--universal", "--python-version=3.11", "--generate-hashes", "--no-header", "--no-annotate", "--upgrade"]
+    command = ["uv", "pip", "compile", *source, *options, f"--constraint={CONSTRAINTS}"]
+    command += ["--custom-compile-command=make lock", f"--output-file={FOLDER / name}.lock", "--quiet"]
+    subprocess.run(command, input=stdin, text=True, check=True, cwd=ROOT)
+
+
+def problems(name: str) -> list[str]:
+    """What NAME.lock has against constraints.txt and pyproject.toml, in words."""
+    locked = pins(FOLDER / f"{name}.lock")
+    tested = pins(CONSTRAINTS)
+    lines = [
+        f"{name}.lock: {package} {locked[package]}, and tested was {version}: run make lock"
+        for package, version in tested.items()
+        if locked.get(package, version) != version
+    ]
+    for requirement in required(name):
+        version = locked.get(canonicalize_name(requirement.name))
+        if version is None or not requirement.specifier.contains(version):
+            lines.append(f"{name}.lock: {requirement}, and locked is {version}: run make lock")
+    return lines
+
+
+def pins(path: Path) -> dict[str, str]:
+    """Name to version of a lock or of constraints."""
+    return {canonicalize_name(name): version for name, version in PINNED.findall(path.read_text())}
+
+
+def required(name: str) -> list[Requirement]:
+    """What the project itself asks for in that image."""
+    project = _project()
+    if name == "build":
+        return [Requirement(text) for text in project["build-system"]["requires"]]
+    extra = EXTRAS[name]
+    texts = [*project["project"]["dependencies"]]
+    texts += project["project"]["optional-dependencies"][extra] if extra else []
+    return [Requirement(text) for text in texts]
+
+
+def _project() -> dict[str, dict[str, object]]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
