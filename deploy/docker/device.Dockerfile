@@ -1,5 +1,5 @@
 # del-client on a device or beside an app: docker build -f deploy/docker/device.Dockerfile -t del-device:0.1.0 .
-# No torch and no model. What it keeps is the ledger in /var/lib/del (docs/ledger.md): on a volume, or limits begin anew.
+# Runs the gateway, OpenAI's HTTP interface, for apps of this machine. No torch and no model. What it keeps is the ledger in /var/lib/del (docs/ledger.md): on a volume, or limits begin anew.
 ARG BASE=debian:12.14-slim
 
 FROM ${BASE} AS build
@@ -40,5 +40,9 @@ ENV PATH=/opt/del/bin:$PATH \
 USER 10001:10001
 WORKDIR /var/lib/del
 VOLUME ["/var/lib/del", "/var/cache/del"]
+EXPOSE 8085
+STOPSIGNAL SIGTERM
+HEALTHCHECK --start-period=30s --interval=15s --timeout=5s --retries=3 \
+    CMD ["/opt/del/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8085/health', timeout=4)"]
 ENTRYPOINT ["del-client"]
-CMD ["--help"]
+CMD ["gateway"]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "docker"
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
 # The extra of each image; build.lock holds the build's backend.
-EXTRAS = {"device": None, "server": "server"}
+EXTRAS = {"device": "gateway", "server": "server"}
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
 
@@ -32,7 +33,7 @@ def main() -> int:
         print("\n".join(wrong), end="\n" * bool(wrong))
         return int(bool(wrong))
     for name, extra in EXTRAS.items():
-        compile_lock(name, ["pyproject.toml", *([f"--extra={extra}"] if extra else [])])
+        compile_lock(name, ["pyproject.toml", f"--extra={extra}"])
     compile_lock("build", ["-"], stdin="\n".join(_project()["build-system"]["requires"]))
     return 0
 
@@ -71,13 +72,11 @@ def required(name: str) -> list[Requirement]:
     project = _project()
     if name == "build":
         return [Requirement(text) for text in project["build-system"]["requires"]]
-    extra = EXTRAS[name]
-    texts = [*project["project"]["dependencies"]]
-    texts += project["project"]["optional-dependencies"][extra] if extra else []
+    texts = project["project"]["dependencies"] + project["project"]["optional-dependencies"][EXTRAS[name]]
     return [Requirement(text) for text in texts]
 
 
-def _project() -> dict[str, dict[str, object]]:
+def _project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
