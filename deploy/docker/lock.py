@@ -41,6 +41,8 @@ def main() -> int:
 def compile_lock(name: str, source: list[str], stdin: str | None = None) -> None:
     """Resolve for every Python and platform at once, with uv, and write NAME.lock."""
     options = ["--universal", "--python-version=3.11", "--generate-hashes", "--no-header", "--no-annotate", "--upgrade"]
+    # A release that was withdrawn, or taken over, is mostly found out within days.
+    options += ["--exclude-newer=7 days"]
     command = ["uv", "pip", "compile", *source, *options, f"--constraint={CONSTRAINTS}"]
     command += ["--custom-compile-command=make lock", f"--output-file={FOLDER / name}.lock", "--quiet"]
     subprocess.run(command, input=stdin, text=True, check=True, cwd=ROOT)

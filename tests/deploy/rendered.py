@@ -1,0 +1,34 @@
+"""The chart as Helm renders it, and the command lines that deployments give to del-server, read as it reads them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import yaml
+
+from del_server.commands import serve
+from del_server.config import ServeConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "deploy" / "helm" / "del-server"
+PLAIN: dict[str, Any] = {"insecure": True}
+
+
+def objects(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a release named demo in namespace prod consists of, by kind."""
+    with helm_python.Chart.load(CHART) as chart:
+        files = chart.render(values, name="demo", namespace="prod")
+    manifests = (text for name, text in files.items() if name.endswith(".yaml"))
+    return {each["kind"]: each for text in manifests for each in yaml.safe_load_all(text) if each}
+
+
+def serve_config(words: list[str]) -> ServeConfig:
+    """`del-server WORDS`, checked as a start checks it, short of loading anything."""
+    assert words[0] == "serve"
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    serve.add_arguments(parser)
+    asked = vars(parser.parse_args(words[1:]))
+    return ServeConfig(**{**asked, "codecs": tuple(asked["codecs"])})
