@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from prometheus_client import ProcessCollector, start_http_server
+from prometheus_client import ProcessCollector, disable_created_metrics, start_http_server
 
 from del_codec.errors import InvalidValue
 from del_codec.meters import BITS, EMBEDDING_BYTES, EPSILON, EPSILON_DELTA, MU, TOKEN_BYTES, Meters
@@ -154,6 +154,7 @@ class Metrics:
 
     def listen(self, host: str, port: int) -> Callable[[], None]:
         """Serve the metrics over HTTP; returns what stops it. Raises InvalidValue if the port can't be had."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each counter, which nobody asks for
         try:
             server, thread = start_http_server(port, host, self.registry)
         except OSError as error:
