@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from del_client.options import Options
 from del_client.policy import Policy
 from del_client.prepared import Prepared, preview
@@ -16,9 +19,10 @@ from del_client.prompt import Message, PromptReader, Span, as_public
 from del_client.protection.detectors import detectors_for
 from del_client.protection.placeholders import Placeholders
 from del_client.protection.protector import Protector
-from del_client.report import PrivacyReport, attack_recovered, privacy_report, secret_reports
+from del_client.report import PrivacyReport, attack_recovered, noise_report, privacy_report, secret_reports
 from del_codec.errors import InvalidValue
 from del_codec.frame import Segment
+from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
 
 Prompt = str | Sequence[Message | Mapping[str, Any]]
@@ -58,9 +62,18 @@ class Desk:
         """The same of any segments of this codec."""
         return privacy_report(self.table, tuple(segments), self.policy.delta_for(delta), self._cap)
 
+    @property
+    def attack_prior(self) -> npt.NDArray[np.float64]:
+        """How common an attacker takes each token [V] to be: as the device believes it, else as the codec's maker does."""
+        return self.table.prior if self._cap.prior is None else self._cap.prior
+
+    def one_token(self, setting: NoiseSetting, delta: float | None = None) -> PrivacyReport:
+        """The certificate of any single token at that noise."""
+        return noise_report(self.table, [(setting, 1)], self.policy.delta_for(delta), self._cap)
+
     def attack_recovered(self, prepared: Prepared) -> float:
         """The share of its private tokens that the best attack on single tokens recovers from these very bits."""
-        return attack_recovered(self.table, prepared.spans, prepared.segments, self._cap.prior)
+        return attack_recovered(self.table, prepared.spans, prepared.segments, self.attack_prior)
 
 
 def messages(prompt: Prompt) -> list[Message]:

@@ -62,8 +62,15 @@ class Prepared:
 def preview(table: LatentTable, spans: Sequence[Span], setting: NoiseSetting) -> Prepared:
     """The private spans randomised at `setting`, or their own, for a look: these bits must never be sent."""
     parts = tuple(cut_spans(spans))
-    drawn = {at: encode(table, part.token_ids, part.noise(setting)) for at, part in enumerate(parts) if part.private}
+    drawn = {
+        at: preview_bits(table, part.token_ids, part.noise(setting)) for at, part in enumerate(parts) if part.private
+    }
     return Prepared(parts, segments_of(parts, drawn), table.fingerprint)
+
+
+def preview_bits(table: LatentTable, token_ids: Sequence[int], setting: NoiseSetting) -> PrivateSegment:
+    """Token ids randomised for a look, which no ledger knows of: these bits must never be sent."""
+    return encode(table, token_ids, setting)
 
 
 def segments_of(parts: Sequence[Span], drawn: Mapping[int, PrivateSegment]) -> tuple[Segment, ...]:

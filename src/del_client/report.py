@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -138,23 +139,37 @@ def privacy_report(
     token_cap: the cap under a prior that the device believes; None takes the codec's own, which its maker chose.
     secrets: the rows of its sensitive kinds.
     """
-    private = [segment for segment in segments if isinstance(segment, PrivateSegment)]
-    if not private:
-        return None
-    settings = {segment.setting for segment in private}
+    noise = [(segment.setting, segment.tokens) for segment in segments if isinstance(segment, PrivateSegment)]
+    return noise_report(table, noise, delta, token_cap, secrets) if noise else None
+
+
+def noise_report(
+    table: LatentTable,
+    noise: Sequence[tuple[NoiseSetting, int]],
+    delta: float,
+    token_cap: Callable[[Release], float] | None = None,
+    secrets: tuple[SecretReport, ...] = (),
+) -> PrivacyReport:
+    """The certificate of so many tokens at each of these settings, at least one."""
+    settings = {setting for setting, _ in noise}
     single = [release_of(table, setting, tokens=1) for setting in settings]
     cap = token_cap or (lambda one: cap_prior(one, table.prior))
     return PrivacyReport(
-        private_tokens=sum(segment.tokens for segment in private),
+        private_tokens=sum(tokens for _, tokens in noise),
         mu=max(setting.mu(table.spec.dim) for setting in settings),
         bits=max(setting.bits for setting in settings),
         delta=delta,
-        epsilon_token=max(epsilon(one, delta) for one in single),
-        epsilon_prompt=epsilon_of([release_of(table, part.setting, part.tokens) for part in private], delta),
-        cap_uniform=max(cap_uniform(one, table.spec.vocabulary) for one in single),
+        epsilon_token=max(_epsilon_of_one(one, delta) for one in single),
+        epsilon_prompt=epsilon_of([release_of(table, setting, tokens) for setting, tokens in noise], delta),
+        cap_uniform=max(_cap_of_one(one, table.spec.vocabulary) for one in single),
         cap_prior=max(cap(one) for one in single),
         secrets=secrets,
     )
+
+
+# A device uses few settings, and a text that is read while it is written asks for the same ones at every key.
+_epsilon_of_one = lru_cache(maxsize=64)(epsilon)
+_cap_of_one = lru_cache(maxsize=64)(cap_uniform)
 
 
 def measured_sentence(spec: CodecSpec, report: PrivacyReport) -> str | None:

@@ -212,15 +212,19 @@ class Session:
         """What a prompt would give away and cost. Nothing is sent and nothing is spent."""
         asked = read_options(options)
         prepared = self.preview(prompt, **options)
-        query = Query(prepared.fingerprint, prepared.segments, asked.generation(), shaping=self._shaping)
         return EmbedReport(
             prompt_tokens=prepared.prompt_tokens,
             private_tokens=prepared.private_tokens,
             payload_bytes=prepared.payload_bytes,
-            wire_bytes=self._transport.wire_bytes(query, self.info.limits),
+            wire_bytes=self.wire_bytes(prepared, asked),
             privacy=self.desk.privacy(prepared),
             protected=protected_spans(prepared.spans),
         )
+
+    def wire_bytes(self, prepared: Prepared, options: Options) -> int:
+        """Bytes of the messages that a query takes, with gRPC's prefix. Nothing is sent."""
+        query = Query(prepared.fingerprint, prepared.segments, options.generation(), shaping=self._shaping)
+        return self._transport.wire_bytes(query, self.info.limits)
 
     def preview(self, prompt: Prompt, **options: Unpack[OptionArguments]) -> Prepared:
         """The prompt with bits of its own, to be looked at and never sent."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from del_codec.noise import GRID, LATENT_MAX, NoiseSetting
 from del_codec.table import LatentTable
 
-_CHUNK = 256
+_CHUNK = 64
 
 
 def log_odds(setting: NoiseSetting) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -23,29 +23,45 @@ def log_odds(setting: NoiseSetting) -> tuple[npt.NDArray[np.float64], npt.NDArra
     return np.log(p) - np.log1p(-p), np.log1p(-p)
 
 
+class TokenAttack:
+    """The attack at one setting, with what all tokens have in common made ready: 4 V d bytes. prior None is uniform (ML)."""
+
+    def __init__(self, table: LatentTable, setting: NoiseSetting, prior: npt.NDArray[np.float64] | None) -> None:
+        theta, log_complement = log_odds(setting)
+        index = table.latents.astype(np.int16) + LATENT_MAX
+        bias = setting.levels * log_complement[index].sum(axis=1)
+        if prior is not None:
+            bias = bias + np.log(prior)
+        self._bias = bias.astype(np.float32)
+        self._weights = theta.astype(np.float32)[index]
+
+    def scores(self, levels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """log P(K_t | w) + log prior(w) up to a constant of t, [T, V], for levels [T, d]."""
+        scores: npt.NDArray[np.float32] = levels.astype(np.float32) @ self._weights.T
+        scores += self._bias
+        return scores
+
+    def guess(self, levels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """The likeliest token of each position [T] and its posterior probability [T], from levels [T, d]."""
+        guesses, posteriors = [np.zeros(0, np.int64)], [np.zeros(0)]
+        for start in range(0, len(levels), _CHUNK):
+            scores = self.scores(levels[start : start + _CHUNK])
+            best = scores.argmax(axis=1)
+            scores -= scores[np.arange(len(best)), best][:, None]
+            guesses.append(best.astype(np.int64))
+            posteriors.append(1 / np.exp(scores, out=scores).sum(axis=1, dtype=np.float64))
+        return np.concatenate(guesses), np.concatenate(posteriors)
+
+
 def token_scores(
     table: LatentTable, levels: npt.NDArray[np.uint8], setting: NoiseSetting, prior: npt.NDArray[np.float64] | None
 ) -> npt.NDArray[np.float32]:
-    """log P(K_t | w) + log prior(w) up to a constant of t, [T, V], for levels [T, d]; prior None is uniform (ML)."""
-    theta, log_complement = log_odds(setting)
-    index = table.latents.astype(np.int16) + LATENT_MAX
-    bias = setting.levels * log_complement[index].sum(axis=1)
-    if prior is not None:
-        bias = bias + np.log(prior)
-    scores: npt.NDArray[np.float32] = levels.astype(np.float32) @ theta.astype(np.float32)[index].T
-    scores += bias.astype(np.float32)
-    return scores
+    """TokenAttack.scores, once."""
+    return TokenAttack(table, setting, prior).scores(levels)
 
 
 def map_guess(
     table: LatentTable, levels: npt.NDArray[np.uint8], setting: NoiseSetting, prior: npt.NDArray[np.float64] | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The likeliest token of each position [T] and its posterior probability [T], from levels [T, d]."""
-    guesses, posteriors = [], []
-    for start in range(0, len(levels), _CHUNK):
-        scores = token_scores(table, levels[start : start + _CHUNK], setting, prior)
-        best = scores.argmax(axis=1)
-        top = scores[np.arange(len(best)), best]
-        guesses.append(best.astype(np.int64))
-        posteriors.append(1 / np.exp(scores.astype(np.float64) - top[:, None]).sum(axis=1))
-    return np.concatenate(guesses), np.concatenate(posteriors)
+    """TokenAttack.guess, once."""
+    return TokenAttack(table, setting, prior).guess(levels)
