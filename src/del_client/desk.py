@@ -64,7 +64,7 @@ class Desk:
 
     @property
     def attack_prior(self) -> npt.NDArray[np.float64]:
-        """How common an attacker takes each token [V] to be: as the device believes it, else as the codec's maker does."""
+        """How common an attacker takes each token [V] to be: as the device believes, else as the codec's maker says."""
         return self.table.prior if self._cap.prior is None else self._cap.prior
 
     def one_token(self, setting: NoiseSetting, delta: float | None = None) -> PrivacyReport:

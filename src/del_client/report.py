@@ -21,6 +21,7 @@ from del_codec.accounting import Release, epsilon, epsilon_of
 from del_codec.attacks import map_guess
 from del_codec.caps import cap_prior, cap_uniform
 from del_codec.frame import PrivateSegment, Segment
+from del_codec.noise import NoiseSetting
 from del_codec.released import release_of
 from del_codec.spec import CodecSpec
 from del_codec.table import LatentTable

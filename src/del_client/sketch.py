@@ -1,8 +1,8 @@
 """Sketch: bits drawn for the tokens of a draft, and what an attack on single tokens reads from them.
 
 A token's bits are drawn once and kept while it stays in the draft, so that only what changed is drawn and attacked
-again. They are a preview's: no ledger knows of them, none is ever sent, and what is sent is drawn anew. Knows nothing of
-messages or of where a draft is written.
+again. They are a preview's: no ledger knows of them, none is ever sent, and what is sent is drawn anew. Knows nothing
+of messages or of where a draft is written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Look:
 
 
 class Attacks:
-    """MAP attacks on one table under one prior [V], made ready at their first use; the latest few settings' are kept."""
+    """MAP attacks on one table under one prior [V], made ready at their first use; the latest settings' are kept."""
 
     def __init__(self, table: LatentTable, prior: npt.NDArray[np.float64]) -> None:
         self.table = table

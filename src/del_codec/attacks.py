@@ -24,7 +24,10 @@ def log_odds(setting: NoiseSetting) -> tuple[npt.NDArray[np.float64], npt.NDArra
 
 
 class TokenAttack:
-    """The attack at one setting, with what all tokens have in common made ready: 4 V d bytes. prior None is uniform (ML)."""
+    """The attack at one setting, with what all tokens have in common made ready in 4 V d bytes.
+
+    prior None is uniform (ML).
+    """
 
     def __init__(self, table: LatentTable, setting: NoiseSetting, prior: npt.NDArray[np.float64] | None) -> None:
         theta, log_complement = log_odds(setting)

@@ -34,6 +34,7 @@ async def _serve(arguments: argparse.Namespace) -> None:
     from del_client.gateway.metrics import GatewayMetrics
     from del_client.gateway.serving import listen, serve
     from del_client.gateway.settings import GatewaySettings, read_digests, read_token
+    from del_client.web.routes import open_paths, web_routes
 
     settings = GatewaySettings(
         host=arguments.host,
@@ -60,7 +61,8 @@ async def _serve(arguments: argparse.Namespace) -> None:
         )
     )
     with listen(settings.host, settings.port) as listener:
-        await serve(create_app(link, settings, metrics=metrics), listener, _tell)
+        app = create_app(link, settings, web_routes(), open_paths(), metrics)
+        await serve(app, listener, _tell)
 
 
 def _patience(arguments: argparse.Namespace) -> float:

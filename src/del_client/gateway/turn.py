@@ -37,10 +37,19 @@ def turns_of(client: AsyncClient, history: History, settings: GatewaySettings, a
     """
     desk = _Desk(client, history, settings, asked)
     if isinstance(asked, ChatAsked):
-        return desk.chat(asked.messages)
+        return desk.chat(asked)
     if isinstance(asked, TextAsked):
         return [turn for number, prompt in enumerate(asked.prompts) for turn in desk.text(number, prompt)]
     raise TypeError(f"neither a chat nor a text: {type(asked).__name__}")
+
+
+def is_known(history: History, asked: ChatAsked) -> bool:
+    """Whether a chat is remembered word for word, so that all of it may be sent again at no new cost."""
+    return len(history.recall(_label(asked), asked.messages).messages) == len(asked.messages)
+
+
+def _label(asked: ChatAsked) -> str:
+    return f"chat\0{asked.marks}\0{asked.label}"
 
 
 class _Desk:
@@ -52,9 +61,10 @@ class _Desk:
         self._settings = settings
         self._asked = asked
 
-    def chat(self, said: Sequence[Said]) -> list[Turn]:
+    def chat(self, asked: ChatAsked) -> list[Turn]:
         """The answers to a chat."""
-        label = f"chat\0{self._asked.marks}\0{self._asked.label}"
+        said = asked.messages
+        label = _label(asked)
         chat = self._known(label, said)
         return [self._answered(choice, label, said, chat) for choice in range(self._asked.choices)]
 

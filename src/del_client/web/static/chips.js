@@ -1,0 +1,100 @@
+// The draft's tokens as chips: a square of bits each, and what an attack takes it for.
+
+import { byId, element, percent, say } from "./dom.js";
+
+const list = byId("chips");
+const detail = byId("detail");
+let shown = [];
+
+export function showChips(chips) {
+  chips.forEach((chip, index) => {
+    const key = JSON.stringify(chip);
+    const old = shown[index];
+    if (old && old.key === key) return;
+    const entry = { key, chip, node: element("li", {}, made(chip)) };
+    if (old) {
+      const focused = old.node.contains(document.activeElement);
+      old.node.replaceWith(entry.node);
+      if (focused) entry.node.firstChild.focus();
+    } else list.append(entry.node);
+    shown[index] = entry;
+  });
+  for (const gone of shown.splice(chips.length)) gone.node.remove();
+  const buttons = list.querySelectorAll("button");
+  if (buttons.length && !list.querySelector('button[tabindex="0"]')) buttons[0].tabIndex = 0;
+  if (!chips.length) say(detail, "");
+}
+
+function made(chip) {
+  const button = element("button", { type: "button", class: "chip", tabIndex: -1, "aria-label": told(chip) });
+  button.addEventListener("focus", () => select(button, chip));
+  button.addEventListener("pointerenter", () => say(detail, told(chip)));
+  button.dataset.kind = chip.kind ? (chip.leaves === undefined ? "noise" : "stays") : "";
+  button.append(element("span", { class: "own" }, visible(chip.text)));
+  if (chip.leaves !== undefined) {
+    button.append(element("span", { class: "stays", "aria-hidden": "true" }, "stays here"));
+    button.append(element("span", { class: "guess" }, chip.leaves));
+    return button;
+  }
+  button.dataset.right = chip.right;
+  button.append(square(chip));
+  button.append(element("span", { class: "guess" }, visible(chip.guess)));
+  const bar = element("span", { class: "sure", "aria-hidden": "true" });
+  bar.style.setProperty("--sure", chip.posterior);
+  button.append(bar, element("span", { class: "odds" }, percent(chip.posterior)));
+  return button;
+}
+
+function told(chip) {
+  if (chip.leaves !== undefined)
+    return `“${visible(chip.text)}”, a ${chip.kind}, stays on this device: ${chip.leaves} leaves in its stead, in the clear.`;
+  const noise = chip.kind ? `, a ${chip.kind} with noise of its own (mu ${chip.mu}, ${chip.n} bit)` : "";
+  const read = chip.right ? "reads it rightly" : `takes it for “${visible(chip.guess)}”`;
+  return `“${visible(chip.text)}”${noise} leaves as ${chip.bits.length / 2} bytes of bits, ${hex(chip.bits)}. ` +
+    `The attack ${read}, with a posterior of ${percent(chip.posterior)}.`;
+}
+
+const hex = (bits) => (bits.length <= 32 ? bits : `${bits.slice(0, 28)}…`);
+
+export function visible(text) {
+  const trimmed = text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").trim();
+  return trimmed || "␣";
+}
+
+// One dot a coordinate, as dark as its level is high.
+function square(chip) {
+  const levels = unpacked(chip.bits, chip.n);
+  const side = Math.ceil(Math.sqrt(levels.length));
+  const canvas = element("canvas", { class: "square", width: side, height: side, "aria-hidden": "true" });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(side, side);
+  levels.forEach((level, index) => { image.data[4 * index + 3] = Math.round((255 * level) / (2 ** chip.n - 1)); });
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+// Integers of n bits, the most significant bit first, without gaps.
+export function unpacked(hexText, n) {
+  const flat = [];
+  for (let at = 0; at < hexText.length; at += 2)
+    for (let bit = 7, byte = parseInt(hexText.slice(at, at + 2), 16); bit >= 0; bit--) flat.push((byte >> bit) & 1);
+  const levels = [];
+  for (let at = 0; at + n <= flat.length; at += n) levels.push(flat.slice(at, at + n).reduce((sum, bit) => 2 * sum + bit, 0));
+  return levels;
+}
+
+function select(button, chip) {
+  list.querySelector('button[tabindex="0"]')?.setAttribute("tabindex", "-1");
+  button.tabIndex = 0;
+  say(detail, told(chip));
+}
+
+list.addEventListener("keydown", (event) => {
+  const buttons = [...list.querySelectorAll("button")];
+  const at = buttons.indexOf(document.activeElement);
+  const steps = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: buttons.length - 1 };
+  const next = buttons[steps[event.key]];
+  if (at < 0 || !next) return;
+  event.preventDefault();
+  next.focus();
+});

@@ -1,0 +1,31 @@
+// Elements made of text alone: no markup is ever parsed.
+
+export const byId = (id) => document.getElementById(id);
+
+export function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key === "class") made.className = value;
+    else if (key.startsWith("data-") || key.startsWith("aria-") || key === "role") made.setAttribute(key, value);
+    else made[key] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
+// Writes only what differs, so that nothing flickers and no reader hears the same again.
+export function say(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export const bytes = (count) => (count < 10000 ? `${count.toLocaleString("en")} B` : `${(count / 1000).toFixed(1)} kB`);
+export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
+// Bounds are rounded up, so that they stay bounds.
+export const percentUp = (share) => `${Math.min(100, Math.ceil(1000 * share - 1e-9) / 10)} %`;
+export const figure = (value) => (value >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(3)));
+export const figureUp = (value) => {
+  if (!Number.isFinite(value) || value === 0) return String(value);
+  const unit = 10 ** Math.max(-2, Math.floor(Math.log10(value)) - 3);
+  return figureOf(Math.ceil(value / unit - 1e-9) * unit);
+};
+const figureOf = (value) => (value >= 1000 ? Math.ceil(value).toLocaleString("en") : String(+value.toFixed(2)));

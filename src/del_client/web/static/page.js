@@ -1,0 +1,149 @@
+// Puts the page together: what is typed is read at once, and sent when asked.
+
+import { get, post, useToken } from "./api.js";
+import { Chat } from "./chat.js";
+import { Dial } from "./dial.js";
+import { byId, say } from "./dom.js";
+import { clearReading, showReading, showSent } from "./panel.js";
+
+const RETRY_MS = 3000;
+const draft = byId("draft");
+const page = crypto.randomUUID();
+let online = false;
+let answered = null;
+
+const dial = new Dial(() => read());
+const chat = new Chat({
+  asked: () => dial.asked,
+  ended: (latest) => { answered = latest; account(); buttons(); if (draft.value) read(); },
+  refused: (text, failure) => {
+    if (!draft.value) draft.value = text;
+    grow();
+    if (failure.offline || failure.needsToken) lost(failure);
+  },
+});
+
+// --- the server
+
+async function connect() {
+  try {
+    const facts = await get("/del/dial");
+    dial.learn(facts);
+    chat.model = facts.model;
+    online = true;
+    status("on", `${facts.model} at ${facts.server}`);
+    say(byId("codec"), `codec ${facts.codec.slice(0, 16)}…, ${facts.dim} coordinates a token, trained for mu ${facts.trained.join(" to ")}` +
+      (facts.rule ? `; the default is ${facts.rule}` : ""));
+    byId("ask-token").hidden = true;
+    account();
+    read();
+  } catch (failure) {
+    lost(failure);
+  }
+  buttons();
+}
+
+function lost(failure) {
+  online = false;
+  const asks = Boolean(failure.needsToken);
+  byId("ask-token").hidden = !asks;
+  if (asks) byId("token").focus();
+  status("off", asks ? "Locked: the gateway wants its token" : failure.message);
+  clearReading(asks ? "Locked" : "No server: nothing can leave, and nothing can be read");
+  buttons();
+  if (!asks) setTimeout(connect, RETRY_MS);
+}
+
+function status(state, text) {
+  byId("link").dataset.state = state;
+  byId("link").title = text;
+  say(byId("link"), text);
+}
+
+async function account() {
+  try {
+    showSent(answered, await get("/del/budget"));
+  } catch {
+    showSent(answered, null);
+  }
+}
+
+// --- the reading: one request at a time, the latest draft next
+
+let reading = false;
+let changed = false;
+
+async function read() {
+  changed = true;
+  if (reading || !online) return;
+  reading = true;
+  while (changed && online) {
+    changed = false;
+    const text = draft.value;
+    try {
+      const found = await post("/del/reading", { page, draft: text, earlier: chat.said, ...dial.asked });
+      if (!changed) {
+        showReading(found);
+        say(byId("state"), text ? "A preview. Nothing of it has been sent." : "A preview of what you write. Nothing is sent before you say so.");
+      }
+    } catch (failure) {
+      if (failure.offline || failure.needsToken) lost(failure);
+      else clearReading(failure.message);
+    }
+  }
+  reading = false;
+}
+
+// --- the writer
+
+function grow() {
+  draft.style.height = "auto";
+  draft.style.height = `${Math.min(draft.scrollHeight, 220)}px`;
+}
+
+function buttons() {
+  byId("send").disabled = !online || chat.busy || !draft.value.trim();
+  byId("send").hidden = chat.busy;
+  byId("stop").hidden = !chat.busy;
+}
+
+async function ask() {
+  if (!online || chat.busy || !draft.value.trim()) return;
+  const text = draft.value;
+  draft.value = "";
+  grow();
+  const answer = chat.ask(text);
+  buttons();
+  say(byId("state"), "Sent. What you see is still its preview: the bits that left were drawn anew.");
+  await answer;
+}
+
+function view(name) {
+  document.body.dataset.view = name;
+  byId("show-chat").setAttribute("aria-pressed", name === "chat");
+  byId("show-leaves").setAttribute("aria-pressed", name === "leaves");
+}
+
+draft.addEventListener("input", () => { grow(); buttons(); read(); });
+draft.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  ask();
+});
+document.addEventListener("keydown", (event) => { if (event.key === "Escape" && chat.busy) chat.stop(); });
+byId("composer").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+byId("stop").addEventListener("click", () => { chat.stop(); draft.focus(); });
+byId("new").addEventListener("click", () => { chat.forget(); answered = null; buttons(); account(); read(); draft.focus(); });
+byId("show-chat").addEventListener("click", () => view("chat"));
+byId("show-leaves").addEventListener("click", () => view("leaves"));
+byId("glance").addEventListener("click", () => { view("leaves"); byId("leaves").scrollIntoView({ block: "start" }); });
+byId("ask-token").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useToken(byId("token").value);
+  byId("token").value = "";
+  connect();
+});
+
+draft.value = "";
+connect();
+draft.focus();

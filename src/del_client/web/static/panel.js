@@ -1,0 +1,135 @@
+// A reading on the panel: figures, meters, spans. Knows nothing of where readings come from.
+
+import { showChips, visible } from "./chips.js";
+import { byId, bytes, element, figure, figureUp, percent, percentUp, say } from "./dom.js";
+
+export function showReading(reading) {
+  showChips(reading.chips);
+  showReadAs(reading.chips);
+  say(byId("verdict"), reading.verdict.text);
+  byId("verdict").dataset.protection = reading.verdict.protection;
+  const warning = byId("warning");
+  warning.hidden = !reading.warning;
+  say(warning, reading.warning || "");
+  showOdds(reading);
+  showEpsilon(reading);
+  showSpans(reading);
+  showBytes(reading);
+  say(byId("glance"), glance(reading));
+}
+
+export function clearReading(text) {
+  say(byId("glance"), text);
+  say(byId("state"), text);
+}
+
+function glance(reading) {
+  const { private: count } = reading.tokens;
+  const stays = reading.chips.filter((chip) => chip.leaves !== undefined).length;
+  if (!count && !stays) return "Nothing to send yet";
+  const read = reading.chips.filter((chip) => chip.right).length;
+  return `${bytes(reading.bytes.payload)} of noisy bits would leave; ${read} of ${count} tokens read` +
+    (stays ? `; ${stays} ${stays > 1 ? "spans stay" : "span stays"} here` : "");
+}
+
+function showReadAs(chips) {
+  const node = byId("read-as");
+  if (!chips.length) {
+    node.replaceChildren(element("span", { class: "small" }, "Write something to see it."));
+    return;
+  }
+  node.replaceChildren(...chips.flatMap((chip) => {
+    if (chip.leaves !== undefined) return [element("span", { class: "word", "data-known": "public" }, chip.leaves), " "];
+    const word = element("span", { class: "word", "data-known": chip.right }, visible(chip.guess));
+    word.style.setProperty("--sure", chip.posterior);
+    return [word, " "];
+  }));
+}
+
+function showOdds(reading) {
+  const { privacy, verdict, tokens, chips } = reading;
+  const read = chips.filter((chip) => chip.right).length;
+  const row = verdict.row;
+  const rows = [
+    ["This preview, one token at a time", tokens.private ? read / tokens.private : null,
+      tokens.private ? `${read} of ${tokens.private}` : "–", "read"],
+    measured(row, reading.mu),
+    ["Proven cap: no attack on a token alone names it more often", privacy.cap_prior, percentUp(privacy.cap_prior), "cap"],
+    ["The same, were all tokens equally common", privacy.cap_uniform, percentUp(privacy.cap_uniform), "cap"],
+  ];
+  meters(byId("odds"), rows.filter(Boolean));
+}
+
+function measured(row, mu) {
+  if (!row) return ["Strongest attack: not measured at so many bits", null, "?", "read"];
+  const where = row.mu === mu ? "at this mu" : row.mu > mu ? `at mu ${row.mu}, the next that was measured` :
+    `at mu ${row.mu}, the weakest noise measured; more here`;
+  return [`Strongest attack, on other texts, ${where}`, row.attack, (row.mu < mu ? "over " : "") + percent(row.attack), "read"];
+}
+
+function showEpsilon({ privacy, tokens }) {
+  const delta = `delta ${privacy.delta}`;
+  figures(byId("epsilon"), [
+    ["one token", figureUp(privacy.epsilon_token), delta],
+    [tokens.private ? `this message, ${tokens.private} private tokens` : "this message", tokens.private ? figureUp(privacy.epsilon_prompt) : "0", delta],
+    ...privacy.secrets.map((row) => [`a ${row.kind}, all ${row.tokens} tokens of it`, figureUp(row.epsilon), delta]),
+  ]);
+}
+
+function showSpans({ chips, privacy, tokens }) {
+  const rows = [];
+  for (const chip of chips) {
+    if (chip.leaves === undefined) continue;
+    rows.push(["stays", `“${visible(chip.text)}”`, `${chip.kind}: nothing of it leaves; ${chip.leaves} does, in the clear`]);
+  }
+  for (const row of privacy.secrets) {
+    const chip = chips.find((one) => one.kind === row.kind && one.leaves === undefined);
+    const names = row.choices === null ? "one of its tokens" : `it among ${row.choices} values`;
+    rows.push(["noise", row.kind, `noise of its own, mu ${chip ? chip.mu : "?"}: no attack names ${names} more often than ${percentUp(row.cap)}`]);
+  }
+  if (tokens.public) rows.push(["public", "in the clear", `${tokens.public} token ids: the chat's template, placeholders and answers`]);
+  if (tokens.earlier) rows.push(["public", "sent again", `${tokens.earlier} private tokens of earlier messages: the very same bits, no new epsilon`]);
+  if (!rows.some(([how]) => how !== "public")) rows.unshift(["none", "", "No sensitive span was found. Mark one with {{double braces}} and it stays here."]);
+  byId("spans").replaceChildren(...rows.map(([how, what, text]) =>
+    element("li", { "data-how": how }, ...(what ? [element("b", {}, what), " "] : []), text)));
+}
+
+function showBytes({ bytes: size, tokens }) {
+  const most = Math.max(size.fp16, size.wire, size.text, 1);
+  meters(byId("bytes"), [
+    ["Your text", size.text / most, bytes(size.text), "plain"],
+    [`Noisy bits of ${tokens.private} tokens`, size.payload / most, bytes(size.payload), "own"],
+    ["All that is sent, ids and frame", size.wire / most, bytes(size.wire), "own"],
+    ["As fp16 embeddings", size.fp16 / most, bytes(size.fp16), "plain"],
+  ]);
+}
+
+function meters(list, rows) {
+  list.replaceChildren(...rows.flatMap(([name, share, value, how]) => {
+    const bar = element("span", { class: "meter", "data-how": how, "aria-hidden": "true" });
+    bar.style.setProperty("--share", share ?? 0);
+    return [element("dt", {}, name), element("dd", {}, bar, element("span", { class: "value" }, value))];
+  }));
+}
+
+export function figures(list, rows) {
+  list.replaceChildren(...rows.flatMap(([name, value, note]) =>
+    [element("dt", {}, name), element("dd", {}, element("b", {}, value), note ? element("span", { class: "small" }, ` ${note}`) : "")]));
+}
+
+export function showSent(latest, budget) {
+  const rows = [];
+  if (latest) {
+    rows.push(["time to first token", latest.first === null ? "–" : `${Math.round(latest.first)} ms`, ""]);
+    rows.push(["speed", latest.speed === null ? "–" : `${figure(latest.speed)} tokens/s`, latest.tokens === null ? "" : `${latest.tokens} tokens`]);
+    if (latest.charged !== null) rows.push(["charged for it", `epsilon ${figureUp(latest.charged)}`, `${latest.chargedTokens} tokens`]);
+  } else rows.push(["answers", "none yet", ""]);
+  if (budget) {
+    const { today, left } = budget;
+    rows.push(["given away today", today ? `epsilon ${figureUp(today.epsilon)}` : "nothing",
+      today ? `${today.tokens} tokens, delta ${budget.delta}, if no setting was chosen after an answer` : ""]);
+    for (const one of left) rows.push([`left today of ${one.quantity} ${figure(one.bound)}`, figure(one.left), one.tokens === null ? "" : `${one.tokens} tokens at mu ${one.mu}`]);
+    if (!left.length) rows.push(["left today", "no limit", "the policy sets none for a day"]);
+  }
+  figures(byId("sent"), rows);
+}
