@@ -47,12 +47,12 @@ def verdict(spec: CodecSpec, report: PrivacyReport) -> Verdict:
     measured = _measured(row, report.mu) if row else _unmeasured(spec, report)
     if report.cap_prior <= _STRONG_CAP:
         return Verdict("proven", f"Proven: {cap}, context aside. At so much noise answers mostly miss the point.", row)
+    proven = f"Proven is only that {cap}."
+    if report.cap_prior > _NO_CAP:
+        proven = f"Nothing that helps is proven: the cap on attacks is {_percent(report.cap_prior)}."
     if row is not None and row.attack_success <= MOST_RECOVERED:
-        weak = "Proven is little" if report.cap_prior < _NO_CAP else "Next to nothing is proven"
-        return Verdict("measured", f"{weak}: {cap}. {measured}", row)
-    return Verdict(
-        "little", f"This setting protects little. {measured} Proven: {cap}.", row or _weakest(spec, report.bits)
-    )
+        return Verdict("measured", f"{measured} {proven}", row)
+    return Verdict("little", f"This setting protects little. {measured} {proven}", row or _weakest(spec, report.bits))
 
 
 def _measured(row: Measured, mu: float) -> str:
@@ -71,7 +71,7 @@ def _unmeasured(spec: CodecSpec, report: PrivacyReport) -> str:
         return f"No attack was measured at {report.bits} bits a coordinate."
     return (
         f"No attack was measured at noise this weak: at mu {row.mu_milli / 1000:g} the best one read "
-        f"{row.attack_success / 1000:.0%} of the tokens already, and it reads more here."
+        f"{row.attack_success / 1000:.0%} of the tokens already, so expect more here."
     )
 
 
@@ -81,4 +81,4 @@ def _weakest(spec: CodecSpec, bits: int) -> Measured | None:
 
 def _percent(share: float) -> str:
     """Rounded up, so that it stays a bound."""
-    return f"{min(100, -(-share * 1000 // 1) / 10):g} %"
+    return f"{min(100, -(-share * 1000 // 1) / 10):g}%"

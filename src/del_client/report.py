@@ -46,16 +46,20 @@ class SecretReport:
     cap: float
     choices: int | None
 
+    @property
+    def named(self) -> str:
+        """What an attack would have to name."""
+        if self.choices is None:
+            return "one of its tokens"
+        if self.kind in DIGIT_KINDS and self.choices == DIGITS:
+            return "one of its digits"
+        return f"it among {self.choices} equally likely values"
+
     def sentence(self) -> str:
         """The row in plain words."""
-        what = f"it among {self.choices} equally likely values"
-        if self.choices is None:
-            what = "one of its tokens"
-        elif self.kind in DIGIT_KINDS and self.choices == DIGITS:
-            what = "one of its digits"
         return (
             f"Secrets of the kind {self.kind} ({self.secrets}): epsilon {self.epsilon:.4g} for all {self.tokens} "
-            f"tokens of one; no attack names {what} from their bits with a chance above {self.cap:.2%}."
+            f"tokens of one; no attack names {self.named} from their bits with a chance above {self.cap:.2%}."
         )
 
 

@@ -59,7 +59,7 @@ def read_options(arguments: argparse.Namespace) -> OptionArguments:
         "temperature": arguments.temperature,
         "top_p": arguments.top_p,
         "top_k": arguments.top_k,
-        "seed": arguments.seed,
+        "seed": getattr(arguments, "seed", None),  # a gateway has none: each of its requests may name one
         "timeout": arguments.timeout,
     }
 

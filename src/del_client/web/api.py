@@ -91,7 +91,7 @@ def _dial(state: GatewayState, client: AsyncClient) -> Json:
         "dim": spec.dim,
         "embedding_width": spec.embedding_width,
         "default": {"mu": round(default.mu(spec.dim), 3), "bits": default.bits},
-        "rule": None if "mu" in state.settings.options else RULE,
+        "rule": RULE if state.settings.options.get("mu") is None else None,
         "ceiling": CEILING_MU_MILLI / 1000,
         "trained": [spec.mu_milli_min / 1000, spec.mu_milli_max / 1000],
         "measured": [_measured(row) for row in spec.measured],
@@ -105,6 +105,7 @@ def _reading(client: AsyncClient, reading: DraftReading) -> Json:
     return {
         "mu": mu,
         "bits": reading.setting.bits,
+        "dim": dim,
         "warning": range_warning(client.table.spec, mu),
         "chips": [_chip(chip, dim) for chip in reading.chips],
         "tokens": {
@@ -118,7 +119,7 @@ def _reading(client: AsyncClient, reading: DraftReading) -> Json:
             "text": reading.text_bytes,
             "fp16": reading.fp16_bytes,
         },
-        "privacy": asdict(privacy) | {"sentences": privacy.sentences()},
+        "privacy": asdict(privacy) | {"secrets": [asdict(row) | {"named": row.named} for row in privacy.secrets]},
         "verdict": _verdict(reading.verdict),
     }
 

@@ -1,7 +1,7 @@
 // The conversation: what was said, sent and streamed. Kept in this tab's memory alone.
 
 import { Failure, events, post, send } from "./api.js";
-import { byId, bytes, element, figureUp } from "./dom.js";
+import { byId, bytes, deltaOf, element, figureUp } from "./dom.js";
 import { rich } from "./rich.js";
 
 const log = byId("log");
@@ -147,7 +147,7 @@ function sent(figures) {
   if (!figures) return "";
   if (!figures.private_tokens) return "Sent in the clear: no privacy.";
   return `Sent: ${bytes(figures.payload_bytes)} of bits, ${bytes(figures.wire_bytes)} in all; ${figures.charged_tokens} tokens ` +
-    `drawn at mu ${figures.mu}, epsilon ${figureUp(figures.epsilon_charged)} at delta ${figures.delta}.`;
+    `drawn at mu ${figures.mu}, epsilon ${figureUp(figures.epsilon_charged)} at ${deltaOf(figures.delta)}.`;
 }
 
 function latest({ started, first, ended, tokens, figures }) {

@@ -6,12 +6,12 @@ const list = byId("chips");
 const detail = byId("detail");
 let shown = [];
 
-export function showChips(chips) {
+export function showChips(chips, dim) {
   chips.forEach((chip, index) => {
     const key = JSON.stringify(chip);
     const old = shown[index];
     if (old && old.key === key) return;
-    const entry = { key, chip, node: element("li", {}, made(chip)) };
+    const entry = { key, chip, node: element("li", {}, made(chip, dim)) };
     if (old) {
       const focused = old.node.contains(document.activeElement);
       old.node.replaceWith(entry.node);
@@ -25,7 +25,7 @@ export function showChips(chips) {
   if (!chips.length) say(detail, "");
 }
 
-function made(chip) {
+function made(chip, dim) {
   const button = element("button", { type: "button", class: "chip", tabIndex: -1, "aria-label": told(chip) });
   button.addEventListener("focus", () => select(button, chip));
   button.addEventListener("pointerenter", () => say(detail, told(chip)));
@@ -37,7 +37,7 @@ function made(chip) {
     return button;
   }
   button.dataset.right = chip.right;
-  button.append(square(chip));
+  button.append(square(chip, dim));
   button.append(element("span", { class: "guess" }, visible(chip.guess)));
   const bar = element("span", { class: "sure", "aria-hidden": "true" });
   bar.style.setProperty("--sure", chip.posterior);
@@ -62,8 +62,8 @@ export function visible(text) {
 }
 
 // One dot a coordinate, as dark as its level is high.
-function square(chip) {
-  const levels = unpacked(chip.bits, chip.n);
+function square(chip, dim) {
+  const levels = unpacked(chip.bits, chip.n).slice(0, dim);
   const side = Math.ceil(Math.sqrt(levels.length));
   const canvas = element("canvas", { class: "square", width: side, height: side, "aria-hidden": "true" });
   const context = canvas.getContext("2d");
@@ -74,7 +74,7 @@ function square(chip) {
 }
 
 // Integers of n bits, the most significant bit first, without gaps.
-export function unpacked(hexText, n) {
+function unpacked(hexText, n) {
   const flat = [];
   for (let at = 0; at < hexText.length; at += 2)
     for (let bit = 7, byte = parseInt(hexText.slice(at, at + 2), 16); bit >= 0; bit--) flat.push((byte >> bit) & 1);

@@ -114,6 +114,7 @@ async function ask() {
   grow();
   const answer = chat.ask(text);
   buttons();
+  say(byId("glance"), "Nothing to send yet");
   say(byId("state"), "Sent. What you see is still its preview: the bits that left were drawn anew.");
   await answer;
 }

@@ -1,10 +1,10 @@
 // A reading on the panel: figures, meters, spans. Knows nothing of where readings come from.
 
 import { showChips, visible } from "./chips.js";
-import { byId, bytes, element, figure, figureUp, percent, percentUp, say } from "./dom.js";
+import { byId, bytes, deltaOf, element, figure, figureUp, percent, percentUp, say } from "./dom.js";
 
 export function showReading(reading) {
-  showChips(reading.chips);
+  showChips(reading.chips, reading.dim);
   showReadAs(reading.chips);
   say(byId("verdict"), reading.verdict.text);
   byId("verdict").dataset.protection = reading.verdict.protection;
@@ -63,12 +63,12 @@ function showOdds(reading) {
 function measured(row, mu) {
   if (!row) return ["Strongest attack: not measured at so many bits", null, "?", "read"];
   const where = row.mu === mu ? "at this mu" : row.mu > mu ? `at mu ${row.mu}, the next that was measured` :
-    `at mu ${row.mu}, the weakest noise measured; more here`;
-  return [`Strongest attack, on other texts, ${where}`, row.attack, (row.mu < mu ? "over " : "") + percent(row.attack), "read"];
+    `at mu ${row.mu}, the weakest noise measured: expect more here`;
+  return [`Strongest attack, on other texts, ${where}`, row.attack, percent(row.attack), "read"];
 }
 
 function showEpsilon({ privacy, tokens }) {
-  const delta = `delta ${privacy.delta}`;
+  const delta = deltaOf(privacy.delta);
   figures(byId("epsilon"), [
     ["one token", figureUp(privacy.epsilon_token), delta],
     [tokens.private ? `this message, ${tokens.private} private tokens` : "this message", tokens.private ? figureUp(privacy.epsilon_prompt) : "0", delta],
@@ -84,8 +84,7 @@ function showSpans({ chips, privacy, tokens }) {
   }
   for (const row of privacy.secrets) {
     const chip = chips.find((one) => one.kind === row.kind && one.leaves === undefined);
-    const names = row.choices === null ? "one of its tokens" : `it among ${row.choices} values`;
-    rows.push(["noise", row.kind, `noise of its own, mu ${chip ? chip.mu : "?"}: no attack names ${names} more often than ${percentUp(row.cap)}`]);
+    rows.push(["noise", row.kind, `noise of its own, mu ${chip ? chip.mu : "?"}: from all its bits no attack names ${row.named} more often than ${percentUp(row.cap)}`]);
   }
   if (tokens.public) rows.push(["public", "in the clear", `${tokens.public} token ids: the chat's template, placeholders and answers`]);
   if (tokens.earlier) rows.push(["public", "sent again", `${tokens.earlier} private tokens of earlier messages: the very same bits, no new epsilon`]);
@@ -127,7 +126,7 @@ export function showSent(latest, budget) {
   if (budget) {
     const { today, left } = budget;
     rows.push(["given away today", today ? `epsilon ${figureUp(today.epsilon)}` : "nothing",
-      today ? `${today.tokens} tokens, delta ${budget.delta}, if no setting was chosen after an answer` : ""]);
+      today ? `${today.tokens} tokens, ${deltaOf(budget.delta)}, if no setting was chosen after an answer` : ""]);
     for (const one of left) rows.push([`left today of ${one.quantity} ${figure(one.bound)}`, figure(one.left), one.tokens === null ? "" : `${one.tokens} tokens at mu ${one.mu}`]);
     if (!left.length) rows.push(["left today", "no limit", "the policy sets none for a day"]);
   }
