@@ -259,18 +259,21 @@ class TestWhatLeaves:
             assert app.charged() == 2 * len("first") + len("second")
 
     def test_bits_and_mu_are_asked_for_under_del(self, start: Start) -> None:
-        with start("one", "two", options={"mu": 3.0}) as app:
+        with start("one", "two", "three", options={"mu": 3.0}) as app:
             assert app.chat("hi")["del"]["mu"] == 3
             found = app.chat("ho", **{"del": {"mu": 5, "bits": 2}})["del"]
             assert (found["mu"], found["bits"], found["payload_bytes"]) == (5, 2, 6)
             assert found["epsilon_prompt"] > found["epsilon_token"] > 0
             assert found["epsilon_charged"] == found["epsilon_prompt"]
+            weak = app.chat("he", **{"del": {"mu": 50}})["del"]["sentences"]
+            assert "is outside of 1 to 40, what the codec was trained for" in weak[-1]
 
     def test_clear_leaves_in_the_clear_and_says_so(self, start: Start) -> None:
         with start("one") as app:
             found = app.chat("in the clear", **{"del": {"clear": True}})["del"]
             assert "in the clear" in app.public_text()
-            assert (found["private_tokens"], found["epsilon_prompt"], found["sentences"]) == (0, None, [])
+            assert (found["private_tokens"], found["epsilon_prompt"]) == (0, None)
+            assert found["sentences"] == ["No privacy: every token was sent as a public id."]
 
 
 class TestSecrets:

@@ -8,7 +8,8 @@ from typing import Any
 
 from del_client.answer import Answer
 from del_client.client import AsyncClient
-from del_client.report import PrivacyReport
+from del_client.defaults import range_warning
+from del_client.report import PrivacyReport, measured_sentence
 
 _CERTIFICATE = ("mu", "bits", "delta", "epsilon_token", "epsilon_prompt", "cap_uniform", "cap_prior", "secrets")
 
@@ -32,8 +33,16 @@ def report(client: AsyncClient, answers: Sequence[Answer]) -> dict[str, Any]:
         "wire_bytes": sum(answer.wire_bytes for answer in answers),
         "ttft_ms": round(min(answer.ttft_ms for answer in answers), 3),
         "total_ms": round(max(answer.total_ms for answer in answers), 3),
-        "sentences": [] if certificate is None else certificate.sentences(),
+        "sentences": _sentences(client, certificate),
     }
+
+
+def _sentences(client: AsyncClient, certificate: PrivacyReport | None) -> list[str]:
+    """All of it in plain words, weak settings named as such."""
+    if certificate is None:
+        return ["No privacy: every token was sent as a public id."]
+    said = (measured_sentence(client.table.spec, certificate), range_warning(client.table.spec, certificate.mu))
+    return [*certificate.sentences(), *(sentence for sentence in said if sentence)]
 
 
 def _figures(certificate: PrivacyReport | None) -> dict[str, Any]:
