@@ -6,11 +6,12 @@ import asyncio
 import random
 import shutil
 import subprocess
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from serving import PREFIX, Serving, StartServer, public
 
 from del_codec.accounting import epsilon_of
@@ -18,6 +19,8 @@ from del_codec.meters import EPSILON, EPSILON_DELTA
 from del_codec.noise import NoiseSetting
 from del_codec.released import releases_of
 from del_codec.v1 import inference_pb2 as pb
+from del_server.metrics.calls import CODES, CallMetrics, Method
+from del_server.service.call_counting import timed
 
 SERVICE = "del_codec.v1.InferenceService"
 
@@ -145,10 +148,20 @@ async def test_calls_that_break_off_are_counted_by_why(start_server: StartServer
         with pytest.raises(asyncio.CancelledError):
             await left.closed()
         await handled(serving, "bidi_stream", "Generate", "Canceled")
-        late = serving.stub.Generate(timeout=0.3)
-        with pytest.raises(grpc.aio.AioRpcError):
-            await late.read()
-        await handled(serving, "bidi_stream", "Generate", "DeadlineExceeded")
+
+
+@pytest.mark.parametrize(("left", "code"), [(None, "Canceled"), (3.0, "Canceled"), (-0.001, "DeadlineExceeded")])
+async def test_a_call_that_is_cut_off_was_cancelled_or_late(left: float | None, code: str) -> None:
+    registry = CollectorRegistry()
+    meter = CallMetrics(registry, [Method("unary", "some.Service", "Ask")]).meter("/some.Service/Ask")
+    assert meter is not None
+    context = SimpleNamespace(time_remaining=lambda: left, code=lambda: 0)
+    with pytest.raises(asyncio.CancelledError), timed(context, meter):
+        raise asyncio.CancelledError
+    labels = {"grpc_type": "unary", "grpc_service": "some.Service", "grpc_method": "Ask"}
+    for other in CODES:
+        value = registry.get_sample_value("grpc_server_handled_total", {**labels, "grpc_code": other})
+        assert value == (other == code)
 
 
 async def handled(serving: Serving, kind: str, method: str, code: str) -> None:

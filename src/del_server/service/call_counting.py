@@ -87,14 +87,14 @@ def _watched(handler: Handler, meter: CallMeter) -> Handler:
         return request
 
     async def answer(request: Any, context: Any) -> Any:
-        with _timed(context, meter):
+        with timed(context, meter):
             response = await behaviour(begin(request), _Context(context, meter))
             if not handler.response_streaming:
                 meter.sent.inc()
             return response
 
     async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
-        with _timed(context, meter):
+        with timed(context, meter):
             async for response in behaviour(begin(request), _Context(context, meter)):
                 meter.sent.inc()
                 yield response
@@ -126,8 +126,8 @@ def _code(context: Any) -> int:
 
 
 @contextmanager
-def _timed(context: Any, meter: CallMeter) -> Iterator[None]:
-    """Count a call's begin, and its end by its code."""
+def timed(context: Any, meter: CallMeter) -> Iterator[None]:
+    """Count the begin of the call that a context is of, and its end by its code."""
     meter.started.inc()
     started = time.perf_counter()
     code = 0
