@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Unpack
 
 from del_client.answer import Answer
@@ -26,6 +27,7 @@ class Conversation:
 
     options: those of every turn that doesn't name others; they may be changed between turns. Earlier messages keep the
     bits that they were sent with, whatever the noise is now. name: under which the ledger knows them; None: a new one.
+    homes: as the gate's, of an opening that was drawn in another conversation.
     """
 
     def __init__(
@@ -35,8 +37,10 @@ class Conversation:
         options: OptionArguments,
         placeholders: Placeholders,
         name: str | None = None,
+        homes: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.options = options
+        self.homes = homes
         self.name = secrets.token_hex(16) if name is None else name
         self.placeholders = placeholders
         self._client = client

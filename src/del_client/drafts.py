@@ -7,8 +7,9 @@ elsewhere share nothing, and an edited message is a new one. Knows nothing of li
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from del_client.cutting import Span
 from del_client.drawings import Drawing
@@ -31,18 +32,25 @@ class DraftMessage:
 class Draft:
     """One prompt of one conversation within one transaction.
 
-    parts: spans that fit into a segment each. known: remembered segments by place. new: messages to be drawn.
-    drawings: their draws, joined where message, kind, secret and setting are the same.
+    parts: spans that fit into a segment each. homes: as the gate's. known: remembered segments by place. new: messages
+    to be drawn. drawings: their draws, joined where message, kind, secret and setting are the same.
     """
 
     def __init__(
-        self, entries: Entries, table: LatentTable, parts: Sequence[Span], setting: NoiseSetting, conversation: str
+        self,
+        entries: Entries,
+        table: LatentTable,
+        parts: Sequence[Span],
+        setting: NoiseSetting,
+        conversation: str,
+        homes: Mapping[int, str] = MappingProxyType({}),
     ) -> None:
         self.table = table
         self.parts = parts
         self._entries = entries
         self._setting = setting
         self._conversation = conversation
+        self._homes = homes
         self.known: dict[int, PrivateSegment] = {}
         self.new: list[DraftMessage] = []
         for message in self._messages():
@@ -52,6 +60,10 @@ class Draft:
             else:
                 self.new.append(message)
         self.drawings = self._drawings()
+
+    def home(self, message: int) -> str:
+        """The conversation under which a message's draws are remembered and added up."""
+        return self._homes.get(message, self._conversation)
 
     def setting_of(self, place: int) -> NoiseSetting:
         """The noise of a private part: the prompt's, or its own where that is stronger."""
@@ -71,7 +83,7 @@ class Draft:
         self._entries.remember(
             message.tag,
             codec=self.table.fingerprint,
-            conversation=self._conversation,
+            conversation=self.home(message.number),
             message=message.number,
             segments=segments,
         )
@@ -87,7 +99,7 @@ class Draft:
         """Of a message's whole content, placeholders included; of the template's, only what of it is private."""
         own = [part for part in self.parts if part.message == number and (part.private or number != TEMPLATE)]
         content = [field for part in own for field in (int(part.private), part.kind, part.token_ids)]
-        return self._entries.tag("message", self._conversation, number, *content)
+        return self._entries.tag("message", self.home(number), number, *content)
 
     def _drawings(self) -> list[Drawing]:
         tokens: dict[tuple[int, str, tuple[bytes, ...], NoiseSetting], int] = defaultdict(int)

@@ -5,7 +5,7 @@ Computed from the table's own integers, never from what a server claims. Knows n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from del_client.entries import Charge, Entries, Spent
@@ -60,14 +60,21 @@ class Standing:
     """What the units that a query touches spent before it, and what its drawings add to them.
 
     A token is known by its conversation and message: every draw for that message counts for each of its tokens, since
-    an edit may have kept any of them.
+    an edit may have kept any of them. home: the conversation that a message's tokens belong to.
     """
 
-    def __init__(self, entries: Entries, policy: Policy, conversation: str, drawings: Sequence[Drawing]) -> None:
+    def __init__(
+        self,
+        entries: Entries,
+        policy: Policy,
+        conversation: str,
+        drawings: Sequence[Drawing],
+        home: Callable[[int], str],
+    ) -> None:
         self._policy = policy
         self._entries = entries
         self._conversation = conversation
-        self._token_keys = {one.message: entries.tag("token", conversation, one.message) for one in drawings}
+        self._token_keys = {one.message: entries.tag("token", home(one.message), one.message) for one in drawings}
         self._tokens = {message: entries.spent("token", key) for message, key in self._token_keys.items()}
         self._secrets = {key: entries.spent("secret", key) for one in drawings for key in one.secrets}
         self._conversations = entries.spent("conversation", conversation)

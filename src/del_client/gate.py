@@ -8,7 +8,8 @@ texts, templates or transports.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from del_client.cutting import Span
 from del_client.defaults import CEILING_MU_MILLI
@@ -52,14 +53,20 @@ class Gate:
             return entries.codec_of(conversation)
 
     def release(
-        self, table: LatentTable, spans: Sequence[Span], setting: NoiseSetting, conversation: str | None = None
+        self,
+        table: LatentTable,
+        spans: Sequence[Span],
+        setting: NoiseSetting,
+        conversation: str | None = None,
+        homes: Mapping[int, str] = MappingProxyType({}),
     ) -> Prepared:
         """The prompt's bits: those of messages sent before, and fresh ones, which are charged, for all others.
 
         setting: of the private spans that have none of their own. conversation: under which the bits are remembered, a
         message being known by its number and its whole content; None gives the prompt a name of its own
-        (`Prepared.conversation`). Returns once the charge is on the disk. Raises PrivacyRefusal (LimitExceeded where a
-        limit is), InvalidValue.
+        (`Prepared.conversation`). homes: by number, of messages that were drawn in another conversation first: they
+        repeat its bits, and what is drawn for them anew counts for its tokens as well. Returns once the charge is on
+        the disk. Raises PrivacyRefusal (LimitExceeded where a limit is), InvalidValue.
         """
         self._check_codec(table)
         name = _checked(conversation) if conversation is not None else secrets.token_hex(16)
@@ -68,10 +75,10 @@ class Gate:
         fresh: dict[int, PrivateSegment] = {}
         if any(part.private for part in parts):
             with self._ledger.writing() as entries:
-                draft = Draft(entries, table, parts, setting, name)
+                draft = Draft(entries, table, parts, setting, name, homes)
                 drawn |= draft.known
                 if draft.new:
-                    standing = Standing(entries, self._policy, name, draft.drawings)
+                    standing = Standing(entries, self._policy, name, draft.drawings, draft.home)
                     self._check(draft, standing)
                     standing.write(table, draft.drawings)
                     charges = [one.charge(table, self._policy.delta) for one in draft.drawings]

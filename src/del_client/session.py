@@ -232,7 +232,7 @@ class Session:
         return self.desk.preview(self.reader.chat(self.desk.chat(prompt)), asked)
 
     def _answer(self, spans: Sequence[Span], talk: Conversation, options: Options) -> Answer:
-        release = partial(self._release, spans, options.setting(self.table.spec), talk.name, options)
+        release = partial(self._release, spans, options.setting(self.table.spec), talk, options)
         restoring = [Restorer(talk.placeholders)] if talk.placeholders.labels else []
         reading = Reading(restoring=restoring, stop=options.stop, seconds=options.timeout)
         return Answer(self._course(release, options, talk.ended), reading)
@@ -247,13 +247,15 @@ class Session:
 
         return Course(release=release, send=send, report=self.desk.privacy, ended=over, loop=self._loop)
 
-    async def _release(self, spans: Sequence[Span], setting: NoiseSetting, name: str, options: Options) -> Prepared:
+    async def _release(
+        self, spans: Sequence[Span], setting: NoiseSetting, talk: Conversation, options: Options
+    ) -> Prepared:
         pieces = cut_spans(spans)
         tokens = sum(len(piece.token_ids) for piece in pieces)
         self.info.limits.check(tokens, len(pieces), options.generation())  # before anything is spent
         if options.clear:
             return await asyncio.to_thread(self.gate.public, spans)
-        return await asyncio.to_thread(self.gate.release, self.table, spans, setting, name)
+        return await asyncio.to_thread(self.gate.release, self.table, spans, setting, talk.name, talk.homes)
 
     def _send(self, generation: GenerationOptions, prepared: Prepared, traffic: Traffic) -> AsyncGenerator[Event]:
         query = Query(prepared.fingerprint, prepared.segments, generation, shaping=self._shaping)

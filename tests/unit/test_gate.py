@@ -125,6 +125,21 @@ def test_no_two_conversations_share_bits_for_equal_text(table, ledger, setting):
     assert bits(gate.release(table, turn(0, range(200)), setting, "b")) != bits(first)
 
 
+def test_an_opening_that_was_drawn_elsewhere_repeats_its_bits_and_counts_for_its_tokens(table, ledger, setting):
+    gate = Gate(Policy(), ledger, SERVER)
+    opening, rest = turn(0, range(5, 25)), turn(1, range(30, 35))
+    first = gate.release(table, opening, setting, "a")
+    second = gate.release(table, opening + rest, setting, "b", {0: "a"})
+    assert bits(second)[:1] == bits(first)
+    assert (second.fresh, spent(ledger, "conversation", "b")) == ((3,), (release_of(table, setting, 5),))
+    edited = gate.release(table, turn(0, range(6, 25)) + rest, setting, "b", {0: "a"})
+    assert edited.fresh == (1,)
+    with ledger.reading() as entries:
+        of_token = entries.spent("token", entries.tag("token", "a", 0)).past
+        assert sum(one.n_draws for one in of_token) == 2 * release_of(table, setting, 1).n_draws
+        assert entries.spent("token", entries.tag("token", "b", 0)).past == ()
+
+
 def test_a_private_kind_keeps_its_own_noise(table, ledger, setting):
     strong = NoiseSetting.from_mu(1, table.spec.dim, 2)
     spans = [Span((5, 6), True, 0), Span((7,), True, 0, "name", strong, 1)]

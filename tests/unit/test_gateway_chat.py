@@ -239,6 +239,25 @@ class TestWhatLeaves:
             with Ledger(app.ledger) as ledger, ledger.reading() as entries:
                 assert len(entries.groups("conversation", 9)) == 2
 
+    def test_an_opening_that_chats_share_is_drawn_once(self, start: Start) -> None:
+        with start("one", "two", "three") as app:
+            opening = [{"role": "system", "content": "rule"}, said("example"), answered("made up")]
+            app.chat(*opening, "first")
+            bits = app.payloads()
+            found = app.chat(*opening, "second")
+            assert app.payloads()[:3] == bits[:3]
+            assert found["del"]["charged_tokens"] == len("second")
+            again = app.chat(*opening, "second", answered("two"), "third")
+            assert again["del"]["charged_tokens"] == len("third")
+            assert app.charged() == sum(map(len, ("rule", "example", "made up", "first", "second", "third")))
+
+    def test_an_opening_with_a_secret_in_it_is_shared_by_no_other_chat(self, start: Start) -> None:
+        with start("one", "two", policy=POLICY_OF_KINDS) as app:
+            rule = {"role": "system", "content": "I am ada@example.org"}
+            app.chat(rule, "first")
+            found = app.chat(rule, "second")
+            assert found["del"]["charged_tokens"] == found["del"]["private_tokens"]
+
     def test_an_answer_is_known_in_whatever_chat_it_stands(self, start: Start) -> None:
         with start("a long answer", "ok") as app:
             app.chat("hi")
@@ -292,6 +311,13 @@ class TestSecrets:
             app.chat("who?", answered(text), "thanks")
             assert "Hello" not in app.public_text()
             assert "ada" not in app.public_text()
+
+    def test_a_placeholder_in_a_shared_opening_is_no_secrets(self, start: Start) -> None:
+        with start("one", "It is [EMAIL_1], you are [EMAIL_2]", policy=POLICY_OF_KINDS) as app:
+            rule = {"role": "system", "content": "Say [EMAIL_1]"}
+            app.chat(rule, "first")
+            text = app.chat(rule, "I am ada@example.org")["choices"][0]["message"]["content"]
+            assert text == "It is [EMAIL_1], you are ada@example.org"
 
     def test_marks_are_a_users_and_braces_of_programs_stay(self, start: Start) -> None:
         with start("ok", "ok", "ok") as app:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import pytest
-from client_fakes import FakeServer, TinyCodec, finish, make_codec
+from client_fakes import FakeServer, TinyCodec, finish, hello, make_codec, segments_of
 from gateway_fakes import Gateway
 
 from del_client import Patience
@@ -74,12 +74,31 @@ class TestLeaving:
             until(lambda: "del_gateway_answers 0.0" in httpx.get(f"{url}/metrics").text)
             assert "del_gateway_left_total 1.0" in httpx.get(f"{url}/metrics").text
 
+    @pytest.mark.parametrize("got", ["xxx", "xx"])
+    def test_what_there_was_of_an_answer_may_be_gone_on_from(self, codec: TinyCodec, tmp_path: Path, got: str) -> None:
+        server = FakeServer(codec, reply=Steps(at_once=3))
+        with Gateway(server, codec, tmp_path) as url:
+            with leaving(url, BODY | {"stream": True}) as caller:
+                until(lambda: got_three(caller))
+            until(lambda: cancelled(server) == [True])
+            until(lambda: "del_gateway_answers 0.0" in httpx.get(f"{url}/metrics").text)
+            server.reply = hello
+            more = [*BODY["messages"], {"role": "assistant", "content": got}, {"role": "user", "content": "more"}]
+            found = httpx.post(f"{url}/v1/chat/completions", json=BODY | {"messages": more}).json()
+            assert found["del"]["charged_tokens"] == len("more")
+            ids = [token for segment in segments_of(server.requests(2)) for token in segment.public.token_ids]
+            assert ids.count(7) == len(got)  # the very ids that the server sent
+
     def test_all_choices_are(self, codec: TinyCodec, tmp_path: Path) -> None:
         server = FakeServer(codec, reply=Steps(at_once=3))
         with Gateway(server, codec, tmp_path) as url, leaving(url, BODY | {"stream": True, "n": 3}) as caller:
             until(lambda: server.streams and len(server.streams[-1]) == 3)
             caller.close()
             until(lambda: cancelled(server) == [True] * 3)
+
+
+def got_three(caller: socket.socket) -> bool:
+    return caller.recv(1 << 16, socket.MSG_PEEK).count(b'"content":"x"') == 3
 
 
 def leaving(url: str, body: dict[str, Any], receive_bytes: int | None = None) -> socket.socket:

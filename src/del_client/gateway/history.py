@@ -25,20 +25,39 @@ _MESSAGE_CHARS, _ID_CHARS = 512, 36
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A chat as far as it is known. name: what the ledger knows it under. messages: as they leave, protected."""
+    """A chat as far as it is known.
+
+    name: what the ledger knows it under. messages: as they leave, protected. homes: the chat that each of them was
+    drawn in, by its name: this one, or that whose opening it shares.
+    """
 
     name: str = field(default_factory=lambda: secrets.token_hex(16))
     placeholders: Placeholders = field(default_factory=Placeholders)
     messages: tuple[Message, ...] = ()
+    homes: tuple[str, ...] = ()
 
     def after(self, *messages: Message) -> Chat:
         """The same chat, further on."""
-        return Chat(self.name, self.placeholders, (*self.messages, *messages))
+        homes = (*self.homes, *(self.name for _ in messages))
+        return Chat(self.name, self.placeholders, (*self.messages, *messages), homes)
+
+    def up_to(self, count: int) -> Chat:
+        """The same chat, as far as its first messages."""
+        return Chat(self.name, self.placeholders, self.messages[:count], self.homes[:count])
+
+    def beside(self) -> Chat:
+        """Another chat with the same opening: the same bits, and no more in common."""
+        return Chat(messages=self.messages, homes=self.homes)
 
     @property
     def answered(self) -> bool:
         """Whether the server has said anything in it."""
         return any(message.token_ids for message in self.messages)
+
+    @property
+    def protected(self) -> bool:
+        """Whether anything in it is a secret, which has its number in this chat alone."""
+        return any(message.protected for message in self.messages)
 
 
 class History:
@@ -52,14 +71,19 @@ class History:
     def recall(self, label: str, said: Sequence[Said]) -> Chat:
         """The chat that these messages go on with: an empty new one where nothing is known of them.
 
-        All of them, or a beginning with an answer of the server's in it. A mere opening that two chats share makes
-        them no conversation: what limits one would count for both. label: chats under two labels share nothing.
+        All of them, or a beginning with an answer of the server's in it. An opening without one (a system prompt, say)
+        makes no conversation of two chats, or what limits one would count for both; but its bits are the same, or the
+        same words would be drawn anew in every chat. label: chats under two labels share nothing.
         """
         places = list(enumerate(self._places(label, said), start=1))
         for count, place in reversed(places):
             chat = self._chats.get(place)
-            if chat is not None and (count == len(said) or chat.answered):
+            if chat is None:
+                continue
+            if count == len(said) or chat.answered:
                 return chat
+            if not chat.protected:
+                return chat.beside()
         return Chat()
 
     def keep(self, label: str, said: Sequence[Said], chat: Chat) -> None:

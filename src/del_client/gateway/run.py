@@ -14,9 +14,12 @@ from dataclasses import dataclass
 
 from del_client.answer import Answer
 from del_client.gateway.tokens import Token, Tokens
-from del_client.gateway.turn import Turn
+from del_client.gateway.turn import Reached, Turn
 from del_client.terminal import safe
 from del_codec.errors import UnavailableError
+
+# Of an answer that is left: how many pieces its caller may not have got.
+_MOMENTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +90,15 @@ class Run:
 
     async def _read(self, choice: int, turn: Turn) -> None:
         answer, tokens = turn.answer, Tokens()
+        shown, moments = 0, deque[Reached](maxlen=_MOMENTS)
         try:
             async with aclosing(aiter(answer)) as deltas:
                 async for delta in deltas:
-                    ready = tokens.take(delta, answer.sent_chars)
-                    if delta.text or ready:
-                        self._give(Piece(choice, safe(delta.text), ready))
+                    ready, text = tokens.take(delta, answer.sent_chars), safe(delta.text)
+                    if text or ready:
+                        self._give(Piece(choice, text, ready))
+                    shown += len(text)
+                    moments.append(Reached(shown, answer.sent_chars, len(answer.token_ids)))
             if answer.finish.reason == "cancelled":
                 raise UnavailableError("the server broke the answer off: ask again", 1.0)
             self._left -= 1
@@ -101,7 +107,7 @@ class Run:
             self._failure = self._failure or error
             self._news.set()
         finally:
-            turn.ended()
+            turn.ended(moments)
 
     def _give(self, piece: Piece | End) -> None:
         self._pieces.append(piece)

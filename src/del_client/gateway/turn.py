@@ -7,8 +7,8 @@ allow-listed. The bits, their cost and whether they may leave are the client's.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from del_client.answer import Answer
 from del_client.client import AsyncClient
@@ -23,11 +23,26 @@ _OPENING = re.compile(r"(\\*)\{\{")
 
 
 @dataclass(frozen=True, slots=True)
+class Reached:
+    """How far an answer had come at one moment.
+
+    shown: characters that its caller was given. sent: characters, and ids: tokens, that the server had sent.
+    """
+
+    shown: int
+    sent: int
+    ids: int
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
-    """One answer of a request. ended: to be called once, when nothing more will come of it."""
+    """One answer of a request.
+
+    ended: to be called once, when nothing more will come of it, with how far it had come at its last moments.
+    """
 
     answer: Answer
-    ended: Callable[[], None]
+    ended: Callable[[Iterable[Reached]], None]
 
 
 def turns_of(client: AsyncClient, history: History, settings: GatewaySettings, asked: Asked) -> list[Turn]:
@@ -76,14 +91,19 @@ class _Desk:
             talk = Conversation(self._client, [], {}, chat.placeholders, chat.name)
             options = self._asked.options_of(choice, self._settings)
             answer = self._client.continuation(chat.messages[0], talk, options)
-            turns.append(Turn(answer, lambda: None))
+            turns.append(Turn(answer, lambda _: None))
         return turns
 
     def _known(self, label: str, said: Sequence[Said]) -> Chat:
         """What is known of a chat, with the rest of it protected; known from now on, answered or not."""
         chat = self._history.recall(label, said)
-        new = said[len(chat.messages) :]
-        chat = chat.after(*(self._protected(one, chat) for one in new))
+        known = len(chat.messages)
+        for message, home in zip(chat.messages, chat.homes, strict=True):
+            if home != chat.name:
+                self._note(message, chat)
+        chat = chat.after(*(self._protected(one, chat) for one in said[known:]))
+        if known < len(said) - 1:
+            self._history.keep(label, said[:-1], chat.up_to(len(said) - 1))  # the opening, for chats that share it
         self._history.keep(label, said, chat)
         return chat
 
@@ -91,7 +111,7 @@ class _Desk:
         """A message that is new in its chat, as it may leave."""
         answer = self._history.answer(said) if said.role == "assistant" else None
         if answer is not None:
-            self._client.desk.chat([replace(answer, token_ids=())], chat.placeholders)  # its numbers are no secret's
+            self._note(answer, chat)
             return answer
         if self._settings.is_public(said.text):
             message = Message(said.role, said.text, public=True)
@@ -102,19 +122,39 @@ class _Desk:
         (protected,) = self._client.desk.chat([message], chat.placeholders)
         return protected
 
+    def _note(self, message: Message, chat: Chat) -> None:
+        """Have no secret of a chat get a placeholder that stands in a message from elsewhere."""
+        self._client.desk.chat([Message(message.role, message.content, public=True)], chat.placeholders)
+
     def _answered(self, choice: int, label: str, said: Sequence[Said], chat: Chat) -> Turn:
-        talk = Conversation(self._client, chat.messages[:-1], {}, chat.placeholders, chat.name)
+        homes = {number: home for number, home in enumerate(chat.homes) if home != chat.name}
+        talk = Conversation(self._client, chat.messages[:-1], {}, chat.placeholders, chat.name, homes)
         answer = talk.ask(chat.messages[-1], self._asked.options_of(choice, self._settings))
 
-        def ended() -> None:
+        def keep(shown: str, message: Message) -> None:
+            self._history.keep(label, [*said, Said(message.role, shown)], chat.after(message))
+            if message.content == answer.text:  # nothing of this chat's secrets was put back
+                self._history.keep_answer(shown, message)
+
+        def ended(moments: Iterable[Reached]) -> None:
             shown = safe(answer.text)
-            for message in talk.messages[len(chat.messages) :]:
-                if message.token_ids and shown.strip():
-                    self._history.keep(label, [*said, Said(message.role, shown)], chat.after(message))
-                    if message.content == answer.text:  # nothing of this chat's secrets was put back
-                        self._history.keep_answer(shown, message)
+            if answer.ended:
+                for message in talk.messages[len(chat.messages) :]:
+                    if message.token_ids and shown.strip():
+                        keep(shown, message)
+                return
+            # Left by its caller, who may not have got the last of it, and goes on from what there was.
+            for moment in () if answer.failed else moments:
+                if moment.ids and shown[: moment.shown].strip():
+                    ids = tuple(answer.token_ids[: moment.ids])
+                    keep(shown[: moment.shown], _spoken(answer.unrestored[: moment.sent], ids))
 
         return Turn(answer, ended)
+
+
+def _spoken(text: str, token_ids: tuple[int, ...]) -> Message:
+    """What the server has said, to be sent back as the very ids."""
+    return Message("assistant", text, public=True, token_ids=token_ids)
 
 
 def _plain(opening: re.Match[str]) -> str:
