@@ -7,6 +7,7 @@ DelError
 ├── MismatchError         two sides that were not made for each other (codec, tokenizer, model)
 ├── ExhaustedError        a limit of the server is reached; try again later
 ├── UnavailableError      the server can't be reached, or is going away
+├── AccessDenied          the server doesn't know who asks, or serves them no longer
 ├── PrivacyRefusal        the device refuses to send: what was asked exceeds what was allowed
 │   └── LimitExceeded     a limit of the policy: which, by how much, and what would fit
 ├── TimedOut              what was allowed to take so long took longer (also a TimeoutError)
@@ -62,6 +63,10 @@ class UnavailableError(DelError):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class AccessDenied(DelError):
+    """The server doesn't know who asks, or serves them no longer."""
 
 
 class PrivacyRefusal(DelError):

@@ -8,19 +8,18 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
-
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from del_codec.address import join_address
-from del_codec.errors import EngineError, InvalidValue, MismatchError
+from del_codec.errors import EngineError, MismatchError
 from del_codec.shipped import codec_folders
-from del_codec.v1 import inference_pb2, inference_pb2_grpc
-from del_server.access.tls import TlsFiles
+from del_server.access.caller import Door
+from del_server.access.quotas import Quotas
+from del_server.access.tokens import Tokens
+from del_server.access.visit import Gatehouse
+from del_server.access.watched import Watched
 from del_server.backend import Admission, Backend
 from del_server.codec import ServedCodec
 from del_server.config import Limits, ServeConfig
@@ -31,20 +30,13 @@ from del_server.engines import HOSTS, Host
 from del_server.metrics import Bounds, CallMetrics, Facts, Gauges, Metrics
 from del_server.metrics.gpu import GpuMemory
 from del_server.models import load_tokenizer
-from del_server.service import InferenceService
+from del_server.service import InferenceService, health
 from del_server.service.call_counting import CallCounting, methods_of
+from del_server.service.guard import Guard
+from del_server.service.listening import HEALTH, SERVICE, SERVICES, build_server
 
-SERVICES = (
-    inference_pb2.DESCRIPTOR.services_by_name["InferenceService"],
-    health_pb2.DESCRIPTOR.services_by_name["Health"],
-)
-SERVICE = SERVICES[0].full_name
-STREAMS = 1024
 WAITING_PER_SLOT = 8
 DECODERS = 2
-HEALTH_SECONDS = 1.0
-LEAST_PING_SECONDS = 5.0
-PROBE_SECONDS, ANSWER_SECONDS = 30.0, 900.0
 
 
 def serve(config: ServeConfig, announce: Callable[[str], None]) -> None:
@@ -63,6 +55,7 @@ def load(config: ServeConfig) -> Backend:
     engine = host.engine(
         EngineConfig(config.context_tokens, running=config.max_concurrent, waiting=waiting, kv_tokens=config.kv_tokens)
     )
+    dim = max((codec.table.spec.dim for codec in codecs), default=1)
     soft_tokens = max((codec.longest_soft_tokens for codec in codecs), default=0)
     version = importlib.metadata.version("del-inference")
     metrics = Metrics(Facts(version, config.model, engine.name, [codec.fingerprint for codec in codecs]))
@@ -73,7 +66,7 @@ def load(config: ServeConfig) -> Backend:
         codecs=codecs,
         embed_tokens=TokenEmbedder(host.model),
         tokenizer=load_tokenizer(config.model),
-        limits=Limits.derive(engine.capacity.context_tokens, soft_tokens),
+        limits=Limits.derive(engine.capacity.context_tokens, soft_tokens, dim),
         metrics=metrics,
         admission=Admission(config.max_concurrent + waiting),
         executor=ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"),
@@ -109,77 +102,46 @@ async def _serve(backend: Backend, config: ServeConfig, announce: Callable[[str]
 async def _stopped_or_dead(stopping: asyncio.Event, engine: Engine) -> None:
     """Raises EngineError if the engine died for good: whoever started the process may start it again."""
     while not stopping.is_set():
-        health = engine.health()
-        if health.fatal:
-            raise EngineError(f"the engine died: {health.detail}; start the server again")
+        found = engine.health()
+        if found.fatal:
+            raise EngineError(f"the engine died: {found.detail}; start the server again")
         with suppress(TimeoutError):
-            await asyncio.wait_for(stopping.wait(), HEALTH_SECONDS)
+            await asyncio.wait_for(stopping.wait(), health.SECONDS)
 
 
 @asynccontextmanager
 async def running(backend: Backend, config: ServeConfig) -> AsyncIterator[int]:
     """Serve while the context is open, on the port that it gives; closing it drains and stops everything."""
+    gates = gatehouse(config, backend)
     async with AsyncExitStack() as stack:
         stack.callback(backend.executor.shutdown, wait=False, cancel_futures=True)
         stack.push_async_callback(backend.engine.stop)
         await backend.engine.start()
         stack.callback(_listen_metrics(backend, config))
-        service, healthy = InferenceService(backend), health.aio.HealthServicer()  # type: ignore[attr-defined]
+        service = InferenceService(backend, config.connection_age)
+        report = health.HealthReport(lambda: backend.engine.health().ok, SERVICE)
         calls = CallMetrics(backend.metrics.registry, methods_of(SERVICES))
-        server, port = build_server(service, healthy, config, backend.limits, [CallCounting(calls)])
-        await _tell_health(backend, healthy)
+        guard = Guard(gates, backend.metrics, open_to_all=(f"/{HEALTH}/",))
+        interceptors = [CallCounting(calls), guard]
+        server, port = build_server(service, report.servicer, config, backend.limits, interceptors)
+        await report.tell()
         await server.start()
         stack.push_async_callback(server.stop, config.drain_seconds)
         stack.callback(service.drain)
-        stack.push_async_callback(healthy.enter_graceful_shutdown)
-        watcher = asyncio.create_task(_keep_telling_health(backend, healthy))
+        stack.push_async_callback(report.leave)
+        watcher = asyncio.create_task(report.keep_telling())
         stack.callback(watcher.cancel)
         yield port
 
 
-def build_server(
-    service: InferenceService,
-    healthy: Any,
-    config: ServeConfig,
-    limits: Limits,
-    interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],
-) -> tuple[grpc.aio.Server, int]:
-    """A server that listens, and its port. Raises what listen does."""
-    options = [
-        # A message of up to twice the limit gets a QueryError of its own; beyond that gRPC ends the stream.
-        ("grpc.max_receive_message_length", 2 * limits.message_bytes),
-        ("grpc.so_reuseport", 0),
-        # A device on a bad network probes its connection; without leave gRPC would call that abuse and hang up.
-        ("grpc.http2.min_ping_interval_without_data_ms", int(LEAST_PING_SECONDS * 1000)),
-        # And a device that vanished holds its place in the engine no longer than this.
-        ("grpc.keepalive_time_ms", int(PROBE_SECONDS * 1000)),
-        ("grpc.keepalive_timeout_ms", int(PROBE_SECONDS * 1000)),
-        # The answer may stand in line behind a codec that goes over a narrow line.
-        ("grpc.http2.ping_timeout_ms", int(ANSWER_SECONDS * 1000)),
-        ("grpc.http2.max_pings_without_data", 0),
-    ]
-    server = grpc.aio.server(interceptors=interceptors, options=options, maximum_concurrent_rpcs=STREAMS)
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    return server, listen(server, config)
-
-
-def listen(server: grpc.aio.Server, config: ServeConfig) -> int:
-    """Have a server listen, over TLS where there is a certificate; its port.
-
-    Raises InvalidValue if the port can't be had, ArtifactError for certificates that can't be used.
-    """
-    address = join_address(config.host, config.port)
-    credentials = None
-    if config.tls_cert and config.tls_key:
-        credentials = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca).credentials()
-    try:
-        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-    except RuntimeError:
-        port = 0
-    if not port:
-        raise InvalidValue("port", config.port, f"use a free port on {config.host}, or 0 to have one picked")
-    return port
+def gatehouse(config: ServeConfig, backend: Backend) -> Gatehouse:
+    """What lets calls in. Raises DelError for a file of tokens or quotas that can't be used here."""
+    quotas = Quotas.load(config.quotas)
+    quotas.check(backend.limits, max((len(codec.device_bytes) for codec in backend.codecs), default=0))
+    tokens = Watched([config.tokens], Tokens.read) if config.tokens else None
+    if tokens is not None:
+        quotas.check_named(token.quota for token in tokens.get().all)
+    return Gatehouse(Door(tokens), quotas)
 
 
 def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]:
@@ -195,17 +157,3 @@ def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]
     backend.metrics.watch(gauges, Bounds(capacity.running, waiting, capacity.kv_tokens, capacity.kv_token_bytes))
     backend.metrics.registry.register(GpuMemory())
     return backend.metrics.listen(config.host, config.metrics_port) if config.metrics_port else lambda: None
-
-
-async def _keep_telling_health(backend: Backend, healthy: Any) -> None:
-    while True:
-        await asyncio.sleep(HEALTH_SECONDS)
-        await _tell_health(backend, healthy)
-
-
-async def _tell_health(backend: Backend, healthy: Any) -> None:
-    """Tell gRPC's health service what the engine says of itself."""
-    ok = backend.engine.health().ok
-    status = health_pb2.HealthCheckResponse.SERVING if ok else health_pb2.HealthCheckResponse.NOT_SERVING
-    for service in ("", SERVICE):
-        await healthy.set(service, status)

@@ -17,6 +17,7 @@ from del_codec.errors import DelError, EngineError
 
 COMMANDS = {
     "serve": "answer private prompts over gRPC",
+    "token": "make, list and revoke what callers show",
     "train": "make a codec for a model",
     "evaluate": "measure what a codec is worth and what it gives away",
     "calibrate": "find the noise at which an attack reads a wanted share of tokens",

@@ -14,10 +14,13 @@ ENGINES = ("transformers", "vllm")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 SEGMENTS = 1 << 12
 QUERIES_PER_STREAM = 64
+STREAMS = 1024
 MESSAGE_BYTES = 1 << 20
 DEFAULT_NEW_TOKENS = 256
 CANDIDATES = 256
 CANDIDATE_TOKENS = 1 << 12
+# On the wire: a token id, a coordinate of eight bits, and what frames a segment, a candidate or a whole message.
+ID_BYTES, COORDINATE_BYTES, FRAMING_BYTES = 5, 1, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,10 @@ class ServeConfig:
     0 for none. max_concurrent: answers in progress at once; eight times as many may wait. kv_tokens: bounds the keys
     and values of all of them together, 0 for as many contexts. context_tokens: 0 for the model's own. drain_seconds:
     how long queries may go on after SIGTERM. tls_cert, tls_key, tls_client_ca: PEM files, see access/tls.py. insecure:
-    plain text to other machines, where everyone on the way reads and changes what is sent.
+    plain text to other machines, where everyone on the way reads and changes what is sent. tokens: what callers must
+    show one of, see access/tokens.py. quotas: what they may take, see access/quotas.py. connection_age: seconds after
+    which a connection takes no more streams and a stream no more queries, so that clients spread over servers; 0: ever.
+    channelz: gRPC's own account of its connections, to whoever may call.
     """
 
     model: str = "smollm2"
@@ -49,6 +55,10 @@ class ServeConfig:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     insecure: bool = False
+    tokens: Path | None = None
+    quotas: Path | None = None
+    connection_age: float = 1800.0
+    channelz: bool = False
 
     def __post_init__(self) -> None:
         for name in ("port", "metrics_port"):
@@ -68,6 +78,8 @@ class ServeConfig:
             raise InvalidValue("dtype", self.dtype, f"use one of {', '.join(DTYPES)}")
         if not 0 <= self.drain_seconds <= 86_400:
             raise InvalidValue("drain-seconds", self.drain_seconds, "use 0 to 86400")
+        if self.connection_age and not 1 <= self.connection_age <= 86_400:  # false for NaN too
+            raise InvalidValue("connection-age", self.connection_age, "use 0 (no bound) or 1 to 86400")
         self._check_tls()
 
     def _check_tls(self) -> None:
@@ -82,6 +94,8 @@ class ServeConfig:
             )
         if self.insecure and self.tls_cert is not None:
             raise InvalidValue("insecure", True, "leave it out: with --tls-cert nothing is plain text")
+        if self.tokens is not None and self.insecure and not is_loopback(self.host):
+            raise InvalidValue("tokens", str(self.tokens), "leave out --insecure: tokens in plain text are no secrets")
         if not (self.tls_cert or self.insecure or is_loopback(self.host)):
             raise InvalidValue(
                 "host",
@@ -119,16 +133,27 @@ class Limits:
     prompt_tokens: int
     new_tokens: int
     default_new_tokens: int
+    message_bytes: int
     queries_per_stream: int = QUERIES_PER_STREAM
-    message_bytes: int = MESSAGE_BYTES
     segments: int = SEGMENTS
     candidates: int = CANDIDATES
     candidate_tokens: int = CANDIDATE_TOKENS
 
     @classmethod
-    def derive(cls, context_tokens: int, soft_tokens: int) -> Limits:
-        """The limits of a context that must hold a soft prompt, a prompt and one token of the answer at least."""
+    def derive(cls, context_tokens: int, soft_tokens: int, dim: int) -> Limits:
+        """The limits of a context that must hold a soft prompt, a prompt and one token of the answer at least.
+
+        dim: coordinates a private token has. A message has room for the largest prompt and the candidates after it.
+        """
         prompt = context_tokens - soft_tokens - 1
         if prompt < 1:
             raise InvalidValue("context", context_tokens, f"the soft prompt alone takes {soft_tokens} tokens")
-        return cls(context_tokens, prompt, context_tokens - 1, min(DEFAULT_NEW_TOKENS, context_tokens - 1))
+        most = context_tokens - 1
+        size = prompt * max(ID_BYTES, dim * COORDINATE_BYTES) + CANDIDATE_TOKENS * ID_BYTES
+        size += (SEGMENTS + CANDIDATES + 1) * FRAMING_BYTES
+        return cls(context_tokens, prompt, most, min(DEFAULT_NEW_TOKENS, most), max(MESSAGE_BYTES, size))
+
+    @property
+    def query_tokens(self) -> int:
+        """The most tokens that anything asked for comes to."""
+        return max(self.context_tokens, self.prompt_tokens + self.candidate_tokens)

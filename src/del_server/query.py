@@ -52,9 +52,12 @@ class Timings:
 
 
 class Query:
-    """See the module's docstring. received_bytes and sent_bytes are counted by the one who carries the messages."""
+    """See the module's docstring.
 
-    def __init__(self, opening: Opening, backend: Backend) -> None:
+    caller: whose it is. received_bytes and sent_bytes are counted by the one who carries the messages.
+    """
+
+    def __init__(self, opening: Opening, backend: Backend, caller: str) -> None:
         limits, vocabulary = backend.limits, backend.engine.capacity.vocabulary
         if not 1 <= opening.prompt_tokens <= limits.prompt_tokens:
             raise InvalidValue("prompt_tokens", opening.prompt_tokens, f"send 1 to {limits.prompt_tokens} tokens")
@@ -62,10 +65,23 @@ class Query:
         self.prompt = Prompt(opening.codec, opening.task, backend)
         self._opening, self._backend = opening, backend
         self._opened = time.perf_counter()
+        self.caller = caller
         self._generation: Generation | None = None
         self.cancelled = False
         self.timings = Timings()
         self.new_tokens = self.received_bytes = self.sent_bytes = 0
+
+    @property
+    def most_tokens(self) -> int:
+        """Of prompt and answer, however long the answer gets."""
+        most, resumed = self._opening.sampling.max_tokens, len(self._opening.resume)
+        whole = self._opening.prompt_tokens + max(most, resumed)
+        return min(whole, self._backend.limits.context_tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Of prompt and answer so far."""
+        return self.prompt.tokens + len(self._opening.resume) + self.new_tokens
 
     def add(self, segment: Segment) -> None:
         """Append a segment to the prompt. Raises InvalidValue, FrameError or UnknownCodec."""

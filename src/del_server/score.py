@@ -25,9 +25,12 @@ class Asked:
 
 
 class Question:
-    """Checked when it is made: raises what a query's prompt raises, and InvalidValue for its candidates."""
+    """caller: whose it is. tokens: of prompt and candidates.
 
-    def __init__(self, asked: Asked, backend: Backend) -> None:
+    Checked when it is made: raises what a query's prompt raises, and InvalidValue for its candidates.
+    """
+
+    def __init__(self, asked: Asked, backend: Backend, caller: str) -> None:
         limits = backend.limits
         _check_size(asked, limits.candidates, limits.candidate_tokens)
         held = sum(segment.tokens for segment in asked.segments)
@@ -38,6 +41,7 @@ class Question:
             self.prompt.add(segment, held)
         check_candidates(asked.candidates, self.prompt.soft_tokens + held, backend.engine.capacity)
         self._candidates, self._backend = asked.candidates, backend
+        self.caller, self.tokens = caller, held + sum(map(len, asked.candidates))
         self.timings = Timings()
 
     async def run(self) -> Scored:

@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 
 from del_codec.errors import (
+    AccessDenied,
     DelError,
     EngineError,
     ExhaustedError,
@@ -31,6 +32,7 @@ class Code(enum.IntEnum):
     FAILED_PRECONDITION = 9
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 
 class UnknownCodec(MismatchError):
@@ -51,6 +53,10 @@ class QueryIdInUse(InvalidValue):
 
 class TooManyQueries(ExhaustedError):
     """A stream with too many unfinished queries."""
+
+
+class QuotaExceeded(ExhaustedError):
+    """A caller who has used up what its quota allows."""
 
 
 class Draining(UnavailableError):
@@ -78,6 +84,8 @@ _KINDS: dict[type[DelError], tuple[Code, str]] = {
     MismatchError: (Code.FAILED_PRECONDITION, "MISMATCH"),
     ExhaustedError: (Code.RESOURCE_EXHAUSTED, "SERVER_FULL"),
     TooManyQueries: (Code.RESOURCE_EXHAUSTED, "STREAM_FULL"),
+    QuotaExceeded: (Code.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED"),
+    AccessDenied: (Code.UNAUTHENTICATED, "ACCESS_DENIED"),
     UnavailableError: (Code.UNAVAILABLE, "ENGINE_STOPPED"),
     Draining: (Code.UNAVAILABLE, "SERVER_DRAINING"),
     EngineError: (Code.INTERNAL, "ENGINE_FAILED"),

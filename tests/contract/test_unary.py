@@ -80,7 +80,7 @@ async def check(serving: Serving, service: str) -> int:
 
 
 async def test_health_follows_the_engine(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("del_server.app.HEALTH_SECONDS", 0.01)
+    monkeypatch.setattr("del_server.service.health.SECONDS", 0.01)
     async with start_server() as serving:
         for service in ("", "del_codec.v1.InferenceService"):
             assert await check(serving, service) == health_pb2.HealthCheckResponse.SERVING

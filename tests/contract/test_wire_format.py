@@ -11,7 +11,8 @@ from del_codec.frame import MAX_SEGMENT_TOKENS, PrivateSegment
 from del_codec.noise import NoiseSetting
 from del_codec.v1 import inference_pb2 as pb
 from del_server import config
-from del_server.app import STREAMS, WAITING_PER_SLOT
+from del_server.access.quotas import STREAMS_OF_ONE
+from del_server.app import WAITING_PER_SLOT
 from del_server.engine.base import MAX_LOGPROBS, MAX_TEMPERATURE
 from del_server.service.messages import segment_from_pb
 from del_server.service.servicer import CHUNK_BYTES
@@ -57,12 +58,14 @@ def test_the_limits_are_the_codes() -> None:
     for number in (
         f"{config.SEGMENTS} a prompt",
         f"| {MAX_SEGMENT_TOKENS} |",
-        f"| {config.MESSAGE_BYTES} |",
+        f"candidates, {config.MESSAGE_BYTES} at least |",
         f"| {config.QUERIES_PER_STREAM} unfinished |",
         f"| {config.CANDIDATES} a call |",
         f"| {config.CANDIDATE_TOKENS} a call,",
         f"{WAITING_PER_SLOT + 1} times `--max-concurrent`",
-        f"| streams | {STREAMS} |",
+        f"| streams | {config.STREAMS} |",
+        f"| streams of one caller | {STREAMS_OF_ONE},",
+        f"`--connection-age`, {config.ServeConfig().connection_age:g} s",
         f"| {config.DEFAULT_NEW_TOKENS}, or what",
         f"0 to {MAX_LOGPROBS} alternatives",
         f"0 to {MAX_TEMPERATURE:g};",

@@ -21,6 +21,7 @@ from del_client.query import Finish, GenerationOptions, Limits, Query, Shaping, 
 from del_client.transport import Transport
 from del_client.transport.messages import requests, wire_size
 from del_codec.errors import (
+    AccessDenied,
     DelError,
     EngineError,
     ExhaustedError,
@@ -244,7 +245,9 @@ class TestErrors:
             (grpc.StatusCode.RESOURCE_EXHAUSTED, ExhaustedError),
             (grpc.StatusCode.UNAVAILABLE, UnavailableError),
             (grpc.StatusCode.INTERNAL, EngineError),
-            (grpc.StatusCode.PERMISSION_DENIED, DelError),
+            (grpc.StatusCode.UNAUTHENTICATED, AccessDenied),
+            (grpc.StatusCode.PERMISSION_DENIED, AccessDenied),
+            (grpc.StatusCode.ABORTED, DelError),
         ],
     )
     async def test_the_error_of_one_query(self, codec: TinyCodec, code: grpc.StatusCode, kind: type[DelError]) -> None:

@@ -65,7 +65,7 @@ class Dying:
 
 
 async def test_a_server_whose_engine_died_for_good_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("del_server.app.HEALTH_SECONDS", 0.001)
+    monkeypatch.setattr("del_server.service.health.SECONDS", 0.001)
     engine = Dying()
     with pytest.raises(EngineError, match="vLLM died"):
         await _stopped_or_dead(asyncio.Event(), engine)  # type: ignore[arg-type]

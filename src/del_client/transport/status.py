@@ -10,7 +10,15 @@ import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from del_codec.errors import DelError, EngineError, ExhaustedError, InvalidValue, MismatchError, UnavailableError
+from del_codec.errors import (
+    AccessDenied,
+    DelError,
+    EngineError,
+    ExhaustedError,
+    InvalidValue,
+    MismatchError,
+    UnavailableError,
+)
 from del_codec.v1 import inference_pb2 as pb
 
 _MAX_TEXT = 2000
@@ -76,6 +84,8 @@ def _error(code: int, text: str, field: str, retry_after: float | None) -> DelEr
         return MismatchError(text)
     if code in _values(grpc.StatusCode.RESOURCE_EXHAUSTED):
         return ExhaustedError(text, retry_after or 1.0)
+    if code in _values(grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return AccessDenied(text)
     if code in _values(grpc.StatusCode.UNAVAILABLE):
         return UnavailableError(text, retry_after)
     if code in _values(grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):

@@ -56,6 +56,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tls-key", type=Path, metavar="FILE", help="its PEM key; the files may be replaced while the server runs")
     add("--tls-client-ca", type=Path, metavar="FILE", help="have clients show certificates of these authorities")
     add("--insecure", action="store_true", help="PLAIN TEXT to other machines: everyone on the way reads it")
+    add("--tokens", type=Path, metavar="FILE", help="have callers show tokens of it; `del-server token` writes it")
+    add("--quotas", type=Path, metavar="FILE", help="TOML: what callers may take a minute (docs/security.md)")
+    add(
+        "--connection-age",
+        type=float,
+        default=defaults.connection_age,
+        metavar="S",
+        help="after which clients make a new connection, maybe to another server; 0: never (default: %(default)s)",
+    )
+    add("--channelz", action="store_true", help="let callers read gRPC's account of its connections")
     add(
         "--drain-seconds",
         type=float,

@@ -6,16 +6,16 @@ Knows nothing of what is called, nor where the counts go beyond CallMetrics.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from del_server.metrics.calls import CODES, CallMeter, CallMetrics, Method
+from del_server.service.handlers import Handler, behaviour_of, remade
 
 # The stubs lack it.
 EOF = grpc.aio.EOF  # type: ignore[attr-defined]
@@ -25,7 +25,6 @@ _KINDS = {
     (False, True): "server_stream",
     (True, True): "bidi_stream",
 }
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def methods_of(services: Sequence[ServiceDescriptor]) -> list[Method]:
@@ -77,8 +76,8 @@ class _Context:
 
 
 def _watched(handler: Handler, meter: CallMeter) -> Handler:
-    """The same handler with its behaviour wrapped; gRPC tells generators from coroutines by their kind."""
-    behaviour: Any = handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    """The same handler with its behaviour wrapped."""
+    behaviour = behaviour_of(handler)
 
     def begin(request: Any) -> Any:
         if handler.request_streaming:
@@ -99,18 +98,7 @@ def _watched(handler: Handler, meter: CallMeter) -> Handler:
                 meter.sent.inc()
                 yield response
 
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    watched: Handler = make(
-        answers if inspect.isasyncgenfunction(behaviour) else answer,
-        handler.request_deserializer,
-        handler.response_serializer,
-    )
-    return watched
+    return remade(handler, answer, answers)
 
 
 async def _counted(requests: AsyncIterator[Any], meter: CallMeter) -> AsyncIterator[Any]:

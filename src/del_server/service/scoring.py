@@ -7,6 +7,7 @@ import logging
 
 from del_codec.errors import DelError, InvalidValue
 from del_codec.v1 import inference_pb2 as pb
+from del_server.access.visit import Visit
 from del_server.backend import Backend
 from del_server.score import Question
 from del_server.service.messages import GRPC_PREFIX, asked_from_pb, scored_to_pb
@@ -15,17 +16,23 @@ from del_server.status import Code, problem_of
 logger = logging.getLogger(__name__)
 
 
-async def answer(request: pb.ScoreRequest, backend: Backend) -> pb.ScoreResponse:
+async def answer(request: pb.ScoreRequest, backend: Backend, visit: Visit) -> pb.ScoreResponse:
     """The answer. Raises DelError for what the client is told, CancelledError when it has gone."""
     metrics, size = backend.metrics, request.ByteSize() + GRPC_PREFIX
+    visit.meter.count(size)
     bits = "0"
     try:
         most = backend.limits.message_bytes
         if size - GRPC_PREFIX > most:
             raise InvalidValue("message", f"{size - GRPC_PREFIX} bytes", f"a message has at most {most}")
-        question = Question(asked_from_pb(request), backend)
+        question = Question(asked_from_pb(request), backend, visit.caller.name)
+        charge = visit.query(question.tokens)
         bits = question.prompt.bits
-        scored = await question.run()
+        try:
+            scored = await question.run()
+        except DelError:
+            charge.settle(0)
+            raise
     except asyncio.CancelledError:
         metrics.queries["abandoned"].inc()
         raise
@@ -39,4 +46,5 @@ async def answer(request: pb.ScoreRequest, backend: Backend) -> pb.ScoreResponse
     response = scored_to_pb(question, scored, size, request.token_logprobs)
     metrics.queries["scored"].inc()
     metrics.wire_bytes["sent", bits].inc(response.ByteSize() + GRPC_PREFIX)
+    visit.meter.count(response.ByteSize() + GRPC_PREFIX)
     return response

@@ -12,6 +12,8 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from del_codec.errors import DelError, InvalidValue
 from del_codec.v1 import inference_pb2 as pb
+from del_server.access.metering import Charge
+from del_server.access.visit import Visit
 from del_server.backend import Backend
 from del_server.engine.base import Reason
 from del_server.query import Query
@@ -39,18 +41,23 @@ class _Entry:
 
     query: Query
     shaping: Shaping
+    charge: Charge
     answer: asyncio.Task[None] | None = None
 
 
 class Stream:
-    """The unfinished queries of one call, and the way of their responses; `idle` while there are none."""
+    """The unfinished queries of one call, and the way of their responses.
 
-    def __init__(self, backend: Backend, draining: asyncio.Event, write: Write, tasks: asyncio.TaskGroup) -> None:
-        self._backend, self._draining, self._tasks = backend, draining, tasks
+    idle: set while there are none. leaving: take no more of them.
+    """
+
+    def __init__(self, backend: Backend, visit: Visit, write: Write, tasks: asyncio.TaskGroup) -> None:
+        self._backend, self._visit, self._tasks = backend, visit, tasks
         self._write, self._writing = write, asyncio.Lock()
         self._entries: dict[int, _Entry] = {}
         # Ids that were refused before their prompt ended: what the client had already sent of it is passed over.
         self._refused: dict[int, None] = {}
+        self.leaving = False
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -59,6 +66,8 @@ class Stream:
         most = self._backend.limits.message_bytes
         async for request in requests:
             size = request.ByteSize()
+            self._visit.meter.count(size + GRPC_PREFIX)
+            await self._visit.pace()
             try:
                 if size > most:
                     raise InvalidValue("message", f"{size} bytes", f"cut segments so that a message has at most {most}")
@@ -105,14 +114,14 @@ class Stream:
         if query_id in self._entries:
             raise QueryIdInUse("query_id", query_id, "use an id that no unfinished query of the stream has")
         self._refused.pop(query_id, None)
-        if self._draining.is_set():
-            raise Draining("the server is shutting down; send the same bytes to another one")
+        if self.leaving:
+            raise Draining("this stream takes no more queries; send the same bytes over another one")
         most = self._backend.limits.queries_per_stream
         if len(self._entries) >= most:
             raise TooManyQueries(f"the stream has {most} unfinished queries; wait for one or open another stream")
         shaping = Shaping.from_pb(message.shaping)
-        query = Query(opening_from_pb(message, self._backend.limits), self._backend)
-        self._entries[query_id] = _Entry(query, shaping)
+        query = Query(opening_from_pb(message, self._backend.limits), self._backend, self._visit.caller.name)
+        self._entries[query_id] = _Entry(query, shaping, self._visit.query(query.most_tokens))
         self.idle.clear()
 
     def _add(self, entry: _Entry, segments: Iterable[pb.Segment]) -> None:
@@ -186,6 +195,7 @@ class Stream:
         if self._entries.get(query_id) is not entry:
             return False
         del self._entries[query_id]
+        entry.charge.settle(entry.query.tokens if entry.answer else 0)
         self._backend.metrics.queries[outcome].inc()
         if not self._entries:
             self.idle.set()
@@ -193,6 +203,7 @@ class Stream:
 
     async def _send(self, response: pb.GenerateResponse, query: Query | None = None) -> None:
         size = response.ByteSize() + GRPC_PREFIX
+        self._visit.meter.count(size)
         bits = "0" if query is None else query.prompt.bits
         self._backend.metrics.wire_bytes["sent", bits].inc(size)
         if query is not None:

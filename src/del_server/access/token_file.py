@@ -1,0 +1,53 @@
+"""The file of a server's tokens: changed whole or not at all, by one process at a time, readable to its owner alone."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from del_codec.errors import ArtifactError
+from del_server.access.tokens import Token, Tokens
+from del_server.access.watched import read_bounded
+
+
+def read_tokens(path: Path) -> Tokens:
+    """The tokens in a file. Raises ArtifactError for none, or another kind of file."""
+    return Tokens.read([read_bounded(path)])
+
+
+def change_tokens(path: Path, change: Callable[[tuple[Token, ...]], tuple[Token, ...]]) -> None:
+    """Replace a file's tokens by what `change` makes of them; a file that is not there has none.
+
+    Raises ArtifactError if it can't be written or is another kind of file, and then leaves it as it is.
+    """
+    try:
+        with _alone(path):
+            before = read_tokens(path).all if path.exists() else ()
+            _replace(path, Tokens(change(before)).written())
+    except OSError as error:
+        raise ArtifactError(f"{path} can't be written ({error.strerror})") from None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with Path(f"{path}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(path: Path, data: bytes) -> None:
+    # mkstemp's files are readable to their owner alone.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
