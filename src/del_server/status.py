@@ -20,6 +20,8 @@ from del_codec.errors import (
 )
 
 _RETRY_SECONDS = 1.0
+# Another stream, or another server, may well be there already.
+_ELSEWHERE_SECONDS = 0.1
 
 
 class Code(enum.IntEnum):
@@ -109,4 +111,6 @@ def problem_of(error: Exception) -> Problem:
 def _retry_seconds(error: Exception) -> float:
     if isinstance(error, ExhaustedError):
         return error.retry_after
+    if isinstance(error, Draining):
+        return _ELSEWHERE_SECONDS
     return _RETRY_SECONDS if isinstance(error, UnavailableError) else 0.0

@@ -25,6 +25,8 @@ from del_codec.v1.inference_pb2_grpc import InferenceServiceStub
 
 _UNREAD_EVENTS = 1024
 _GOODBYE_SECONDS = 1.0
+# The reason with which a server refuses a query on a stream that takes no more of them, while others may.
+_LEAVING = "SERVER_DRAINING"
 
 
 class Transport:
@@ -45,13 +47,14 @@ class Transport:
         self._stall_seconds = 3 * keepalive_seconds
         self._stub = InferenceServiceStub(self._channel)
         self._stream: _Stream | None = None
+        self._former: list[_Stream] = []
         self._closed = False
 
     async def close(self) -> None:
         """End the stream and the channel."""
         self._closed = True
-        if self._stream is not None:
-            await self._stream.close()
+        for stream in (*self._former, *([self._stream] if self._stream else [])):
+            await stream.close()
         await self._channel.close(grace=None)
 
     async def server_info(self) -> ServerInfo:
@@ -103,9 +106,7 @@ class Transport:
         traffic = traffic or Traffic()
         if self._closed:
             raise UnavailableError(f"the connection to {self._server} was closed")
-        if self._stream is None or self._stream.failure is not None:
-            self._stream = _Stream(self._stub.Generate(metadata=self._metadata), self._server)
-        stream = self._stream
+        stream = self._standing()
         query_id, events = stream.register()
         ended = False
         try:
@@ -122,12 +123,23 @@ class Transport:
                     continue
                 ended = True
                 if event == "error":
+                    stream.leaving |= response.error.reason == _LEAVING
                     raise query_error(response.error)
                 yield messages.finish(response.finish, traffic.sent)
         finally:
             stream.forget(query_id)
             if not ended:
                 await stream.cancel(query_id)
+
+    def _standing(self) -> _Stream:
+        """A stream that takes queries: the latest one, or another where that one broke or takes no more."""
+        if self._stream is not None and not (self._stream.failure or self._stream.leaving):
+            return self._stream
+        self._former = [stream for stream in self._former if not stream.failure]
+        if self._stream is not None and not self._stream.failure:
+            self._former.append(self._stream)  # its other queries go on
+        self._stream = _Stream(self._stub.Generate(metadata=self._metadata), self._server)
+        return self._stream
 
     async def score(self, question: Question) -> Scores:
         """Ask a question once; cancelling the wait ends its work on the server. Raises any error of the server's."""
@@ -149,6 +161,7 @@ class _Stream:
         self._events: dict[int, asyncio.Queue[pb.GenerateResponse | None]] = {}
         self._writing = asyncio.Lock()
         self.failure: DelError | None = None
+        self.leaving = False
         self._reader = asyncio.create_task(self._read())
 
     def register(self) -> tuple[int, asyncio.Queue[pb.GenerateResponse | None]]:

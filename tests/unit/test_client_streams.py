@@ -1,0 +1,59 @@
+"""A stream that takes no more queries: the client's next ones go over another, its earlier ones go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from client_fakes import FakeServer, Serving, TinyCodec, hello, make_codec
+
+from del_client.query import GenerationOptions, Limits, Query
+from del_client.transport import Transport
+from del_codec.errors import UnavailableError
+from del_codec.frame import PublicSegment
+from del_codec.v1 import inference_pb2 as pb
+
+QUERY = Query("", (PublicSegment((5,)),), GenerationOptions(max_new_tokens=7))
+NO_LIMITS = Limits(0, 0, 0, 0, 0)
+
+
+@pytest.fixture
+def codec(tmp_path: Path) -> TinyCodec:
+    return make_codec(tmp_path)
+
+
+async def tokens(transport: Transport) -> int:
+    return len([event async for event in transport.generate(QUERY, NO_LIMITS)]) - 1
+
+
+async def test_the_next_queries_take_another_and_the_earlier_ones_go_on(codec: TinyCodec) -> None:
+    go_on = asyncio.Event()
+
+    async def reply(query_id: int, received: list[pb.GenerateRequest]) -> AsyncIterator[pb.GenerateResponse]:
+        if len(server.streams) == 1 and query_id == 2:
+            error = pb.QueryError(code=14, reason="SERVER_DRAINING", message="no more", retry_after_ms=100)
+            yield pb.GenerateResponse(query_id=query_id, error=error)
+            return
+        if len(server.streams) == 1:
+            await go_on.wait()
+        async for response in hello(query_id, received):
+            yield response
+
+    server = FakeServer(codec, reply=reply)
+    async with Serving(server) as address:
+        transport = Transport(address, 5)
+        first = asyncio.create_task(tokens(transport))
+        while not server.streams or not server.streams[0]:
+            await asyncio.sleep(0.01)
+        with pytest.raises(UnavailableError, match="no more") as caught:
+            await tokens(transport)
+        assert caught.value.retry_after == 0.1
+        assert await tokens(transport) == 2
+        assert await tokens(transport) == 2
+        assert len(server.streams) == 2
+        assert not first.done()
+        go_on.set()
+        assert await first == 2
+        await transport.close()
