@@ -21,7 +21,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from del_server.app import TokenEmbedder
+from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Sampling, Token
 from del_server.engine.capacity import EngineConfig
 from del_server.engine.probing import shared_layers

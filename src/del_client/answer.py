@@ -16,8 +16,8 @@ from del_client.loop_thread import LoopThread
 from del_client.prepared import Prepared
 from del_client.query import Event, Finish, Timings, TokenDelta, Traffic, Usage
 from del_client.report import PrivacyReport
-from del_client.stopping import StopStrings
 from del_codec.errors import DelError, MismatchError, TimedOut
+from del_codec.stopping import StopStrings
 
 MAX_ANSWER_CHARS = 1 << 20
 

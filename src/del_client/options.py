@@ -13,10 +13,10 @@ from typing import TypedDict
 
 from del_client.defaults import DEFAULT_BITS, default_mu
 from del_client.query import GenerationOptions
-from del_client.stopping import StopStrings
 from del_codec.errors import InvalidValue
 from del_codec.noise import NoiseSetting, check_bits
 from del_codec.spec import CodecSpec
+from del_codec.stopping import StopStrings
 
 
 class OptionArguments(TypedDict, total=False):
@@ -31,6 +31,7 @@ class OptionArguments(TypedDict, total=False):
     top_k: int
     seed: int | None
     logprobs: int | None
+    repetition_penalty: float
     stop: Sequence[str]
     timeout: float | None
 
@@ -43,8 +44,9 @@ class Options:
     measurements (docs/default-setting.md). clear: NO PRIVACY, all of the prompt leaves as plain token ids.
     max_new_tokens: 0 for the server's default. temperature: 0 takes the likeliest token always. top_p, top_k: sample
     from the likeliest tokens of this mass, or of this number (1 and 0: all). seed: of the sampling; None: drawn here.
-    logprobs: alternatives to report at each token, 0 to 20; None: none. stop: strings that the answer ends before,
-    looked for on the device. timeout: seconds for the whole answer; None: no bound.
+    logprobs: alternatives to report at each token, 0 to 20; None: none. repetition_penalty: above 1, the answer's own
+    earlier tokens become less likely. stop: strings that the answer ends before, looked for on the device. timeout:
+    seconds for the whole answer; None: no bound.
     """
 
     mu: float | None = None
@@ -56,6 +58,7 @@ class Options:
     top_k: int = 0
     seed: int | None = None
     logprobs: int | None = None
+    repetition_penalty: float = 1.0
     stop: Sequence[str] = ()
     timeout: float | None = None
 
@@ -84,6 +87,7 @@ class Options:
             top_k=self.top_k,
             seed=seed,
             logprobs=self.logprobs,
+            repetition_penalty=self.repetition_penalty,
         )
 
 

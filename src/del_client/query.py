@@ -20,13 +20,15 @@ from del_codec.task import Task
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 MAX_LOGPROBS = 20
+MAX_REPETITION_PENALTY = 10.0
 
 FinishReason = Literal["stop", "length", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """How to generate. max_new_tokens 0: the server's default; temperature 0: greedy; top_p 1, top_k 0: off.
+    """How to generate. max_new_tokens 0: the server's default; temperature 0: greedy; top_p 1, top_k 0,
+    repetition_penalty 1: off.
 
     logprobs: alternatives to report at each position, 0: the chosen token's probability alone, None: nothing.
     """
@@ -37,6 +39,7 @@ class GenerationOptions:
     top_k: int = 0
     seed: int | None = None
     logprobs: int | None = None
+    repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_new_tokens < 1 << 32:
@@ -51,6 +54,9 @@ class GenerationOptions:
             raise InvalidValue("seed", self.seed, f"use a whole number from 0 to {(1 << 64) - 1}")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise InvalidValue("logprobs", self.logprobs, f"use a whole number from 0 to {MAX_LOGPROBS}")
+        if not 1 / MAX_REPETITION_PENALTY <= self.repetition_penalty <= MAX_REPETITION_PENALTY:
+            remedy = f"use {1 / MAX_REPETITION_PENALTY:g} to {MAX_REPETITION_PENALTY:g}; 1 is off"
+            raise InvalidValue("repetition_penalty", self.repetition_penalty, remedy)
 
 
 @dataclass(frozen=True, slots=True)

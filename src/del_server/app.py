@@ -53,7 +53,13 @@ def load(config: ServeConfig) -> Backend:
     codecs = load_codecs(config, host)
     waiting = WAITING_PER_SLOT * config.max_concurrent
     engine = host.engine(
-        EngineConfig(config.context_tokens, running=config.max_concurrent, waiting=waiting, kv_tokens=config.kv_tokens)
+        EngineConfig(
+            config.context_tokens,
+            running=config.max_concurrent,
+            waiting=waiting,
+            kv_tokens=config.kv_tokens,
+            kv_bytes=config.kv_bytes,
+        )
     )
     dim = max((codec.table.spec.dim for codec in codecs), default=1)
     soft_tokens = max((codec.longest_soft_tokens for codec in codecs), default=0)

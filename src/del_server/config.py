@@ -30,12 +30,13 @@ class ServeConfig:
     codecs: folders; empty for the shipped ones that were made for the model. engine_args: vLLM's own settings by name,
     passed through. port: 0 picks a free one. metrics_port:
     0 for none. max_concurrent: answers in progress at once; eight times as many may wait. kv_tokens: bounds the keys
-    and values of all of them together, 0 for as many contexts. context_tokens: 0 for the model's own. drain_seconds:
-    how long queries may go on after SIGTERM. tls_cert, tls_key, tls_client_ca: PEM files, see access/tls.py. insecure:
-    plain text to other machines, where everyone on the way reads and changes what is sent. tokens: what callers must
-    show one of, see access/tokens.py. quotas: what they may take, see access/quotas.py. connection_age: seconds after
-    which a connection takes no more streams and a stream no more queries, so that clients spread over servers; 0: ever.
-    channelz: gRPC's own account of its connections, to whoever may call.
+    and values of all of them together, 0 for as many contexts; kv_bytes: their memory, instead. context_tokens: 0 for
+    the model's own. drain_seconds: how long queries may go on after SIGTERM. tls_cert, tls_key, tls_client_ca: PEM
+    files, see access/tls.py. insecure: plain text to other machines, where everyone on the way reads and changes what
+    is sent. tokens: what callers must show one of, see access/tokens.py. quotas: what they may take, see
+    access/quotas.py. connection_age: seconds after which a connection takes no more streams and a stream no more
+    queries, so that clients spread over servers; 0: ever. channelz: gRPC's own account of its connections, to whoever
+    may call.
     """
 
     model: str = "smollm2"
@@ -47,6 +48,7 @@ class ServeConfig:
     metrics_port: int = 0
     max_concurrent: int = 16
     kv_tokens: int = 0
+    kv_bytes: int = 0
     context_tokens: int = 0
     dtype: str = "auto"
     device: str = "auto"
@@ -66,6 +68,12 @@ class ServeConfig:
                 raise InvalidValue(name.replace("_", "-"), getattr(self, name), "use a port from 0 to 65535")
         if not 1 <= self.max_concurrent <= 1024:
             raise InvalidValue("max-concurrent", self.max_concurrent, "use 1 to 1024")
+        if self.kv_bytes and self.engine == "vllm":
+            raise InvalidValue(
+                "kv-bytes", self.kv_bytes, "use --kv-tokens, or --engine-arg gpu_memory_utilization=SHARE"
+            )
+        if min(self.kv_tokens, self.kv_bytes) < 0 or (self.kv_tokens and self.kv_bytes):
+            raise InvalidValue("kv-bytes", self.kv_bytes, "give one of --kv-tokens and --kv-bytes, above 0")
         if self.context_tokens and self.context_tokens < 16:
             raise InvalidValue("context", self.context_tokens, "use 0 (the model's own) or at least 16 tokens")
         if self.engine not in ENGINES:

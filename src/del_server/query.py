@@ -14,6 +14,7 @@ from del_codec.frame import Segment
 from del_server.backend import Backend
 from del_server.engine.base import Finish, Generation, Logprobs, Reason, Sampling
 from del_server.prompt import Prompt, check_ids
+from del_server.stopping import StoppedAnswer
 from del_server.text import AnswerText
 
 
@@ -22,6 +23,7 @@ class Opening:
     """What a query asks for, before its prompt.
 
     codec: fingerprint in hex, "" for none. resume: ids of an answer that was cut off, `sampling.position` of them.
+    stop: strings that the answer ends before.
     """
 
     codec: str
@@ -29,6 +31,7 @@ class Opening:
     prompt_tokens: int
     sampling: Sampling
     resume: tuple[int, ...]
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Query:
         self._opened = time.perf_counter()
         self.caller = caller
         self._generation: Generation | None = None
+        self._stopped = StoppedAnswer(opening.stop) if opening.stop else None
         self.cancelled = False
         self.timings = Timings()
         self.new_tokens = self.received_bytes = self.sent_bytes = 0
@@ -138,7 +142,7 @@ class Query:
         for phase in ("queue", "decode", "prefill", "generate"):
             metrics.phases[phase].observe(getattr(self.timings, phase))
         metrics.query_seconds.observe(time.perf_counter() - self._opened)
-        return finish.reason
+        return Reason.STOP if self._stopped is not None and self._stopped.found else finish.reason
 
     async def _answer(self, generation: Generation, ended: float, send: Callable[[Delta], Awaitable[None]]) -> Finish:
         metrics = self._backend.metrics
@@ -149,6 +153,8 @@ class Query:
             if isinstance(event, Finish):
                 await self._send_rest(text, send)
                 return event
+            if self._stopped is not None and self._stopped.found:
+                continue  # what the engine made before it heard of the end
             now = time.perf_counter()
             if not self.new_tokens:
                 first = now
@@ -161,16 +167,26 @@ class Query:
             self.new_tokens += 1
             generated.inc()
             whole = text.push(event.token_id)
-            sent.inc(len(whole.encode()))
-            await send(Delta((event.token_id,), whole, () if event.logprobs is None else (event.logprobs,)))
+            if self._stopped is None:
+                delta = Delta((event.token_id,), whole, () if event.logprobs is None else (event.logprobs,))
+            else:
+                delta = Delta(*self._stopped.push(event.token_id, whole, event.logprobs))
+                if self._stopped.found:
+                    generation.cancel()
+                if not delta.token_ids and not delta.text:
+                    continue
+            sent.inc(len(delta.text.encode()))
+            await send(delta)
         raise EngineError("the engine's events ended without a finish")
 
     async def _send_rest(self, text: AnswerText, send: Callable[[Delta], Awaitable[None]]) -> None:
         """Send what an answer's end makes of a character that it broke off."""
-        rest = text.flush()
-        if rest:
-            self._backend.metrics.payload_bytes["sent", self.prompt.bits].inc(len(rest.encode()))
-            await send(Delta((), rest))
+        rest = Delta((), text.flush())
+        if self._stopped is not None:
+            rest = Delta(*self._stopped.finish("" if self._stopped.found else rest.text))
+        if rest.token_ids or rest.text:
+            self._backend.metrics.payload_bytes["sent", self.prompt.bits].inc(len(rest.text.encode()))
+            await send(rest)
 
     def _already_over(self) -> Reason | None:
         """Why a resumed answer has nothing left to generate, if so."""

@@ -11,7 +11,7 @@ import torch
 from test_engine_parity import engine_of, gemma2, llama, prompts, reference, tokens_of
 from transformers import DynamicCache
 
-from del_codec.errors import EngineError, InvalidValue
+from del_codec.errors import EngineError, ExhaustedError, InvalidValue, UnavailableError
 from del_server import lora
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Prefix, Reason, Sampling, Token
@@ -19,7 +19,7 @@ from del_server.engine.capacity import EngineConfig, capacity_of
 from del_server.engine.prefixes import Prefixes
 from del_server.engine.probing import shared_layers
 from del_server.engine.recorded import bucket_of_positions, bucket_of_rows
-from del_server.engine.slots import Slots, shapes_of
+from del_server.engine.slots import SlotLayer, Slots, shapes_of
 from del_server.engine.transformers import TransformersEngine
 
 TWENTY = Sampling(20, ignore_eos=True)
@@ -200,7 +200,66 @@ def test_bounds_of_memory(model: Any) -> None:
     with torch.inference_mode():
         model(torch.ones(1, 5, dtype=torch.long), past_key_values=cache)
     held = sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
-    assert capacity_of(model, EngineConfig()).kv_token_bytes == held / 5
+    token = capacity_of(model, EngineConfig()).kv_token_bytes
+    assert token == held / 5
+    # Four for each token of three layers: a layer is there twice while it grows.
+    bounded = capacity_of(model, EngineConfig(kv_bytes=10 * token + 400 * token, prefix_tokens=10))
+    assert (bounded.kv_tokens, bounded.kv_bytes) == (300, 410 * token)
+    with pytest.raises(InvalidValue, match=f"kv-bytes is {token}: use 0 or at least"):
+        capacity_of(model, EngineConfig(kv_bytes=token))
+
+
+async def test_the_memory_that_is_allocated_keeps_to_the_bound(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all buffers at any time, watched where they are made."""
+    alive: dict[int, int] = {}
+    most = [0]
+    whole = SlotLayer.resize
+
+    def watched(layer: SlotLayer, rows: int, tokens: int) -> None:
+        before = layer.keys.nbytes + layer.values.nbytes
+        whole(layer, rows, tokens)
+        alive[id(layer)] = layer.keys.nbytes + layer.values.nbytes
+        most[0] = max(most[0], sum(alive.values()) + before)
+
+    monkeypatch.setattr(SlotLayer, "resize", watched)
+    token = capacity_of(model, EngineConfig()).kv_token_bytes
+    lora.add_lora(model, "one", 4)
+    async with engine_of(model, running=8, kv_bytes=800 * token, prefix_tokens=0) as engine:
+        embed = TokenEmbedder(model)
+        alive.clear()
+        most[0] = 0
+        answers = [
+            engine.submit(embed(prompt), Sampling(10 + 25 * index, ignore_eos=True), "one" if index % 3 == 0 else None)
+            for index, prompt in enumerate(prompts(8))
+        ]
+        kept: list[int] = []
+
+        async def read(generation: Any) -> int:
+            count = 0
+            async for event in generation:
+                kept.append(engine.load().kv_bytes)
+                count += isinstance(event, Token)
+            return count
+
+        counts = await asyncio.gather(*map(read, answers))
+        assert list(counts) == [10 + 25 * index for index in range(8)]
+        assert 0 < max(kept) <= engine.capacity.kv_bytes
+        assert 400 * token < most[0] <= engine.capacity.kv_bytes
+    assert engine.capacity.kv_bytes <= 800 * token
+
+
+@torch.inference_mode()
+def test_buffers_shrink_when_little_of_them_is_used(model: Any) -> None:
+    slots = slots_of(model, 100, 100, 100, 100, 100, 100, 100, 2)
+    full = slots.bytes
+    slots.move(7, 0)
+    before = step(slots, model, [5])
+    for _ in range(7):
+        slots.close()
+    assert slots.bytes < full / 10
+    assert torch.allclose(step(slots, model, [5]), before[:1], atol=1e-5)
+    slots.close()
+    assert slots.bytes == 0
 
 
 def slots_of(model: Any, *lengths: int) -> Slots:
@@ -320,3 +379,46 @@ def test_recordings_see_at_most_a_quarter_more_than_they_need() -> None:
         seen = bucket_of_positions(positions, 1 << 20)
         assert positions <= seen <= max(128, 1.25 * positions + 128)
         assert bucket_of_positions(positions, positions) == positions
+
+
+async def test_a_reader_that_does_not_read_ends_its_own_answer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("del_server.engine.sequence.UNREAD", 10)
+    async with engine_of(model) as engine:
+        embed = TokenEmbedder(model)
+        slow = engine.submit(embed(prompts(1)[0]), Sampling(200, ignore_eos=True))
+        quick = await tokens_of(engine.submit(embed(prompts(2)[1]), Sampling(60, ignore_eos=True)))
+        while engine.load().running:
+            await asyncio.sleep(0.001)
+        assert quick == reference(model, prompts(2)[1], 60)
+        seen: list[int] = []
+
+        async def read() -> None:
+            async for event in slow:
+                seen.append(event.token_id)
+
+        with pytest.raises(ExhaustedError, match="wait to be read"):
+            await read()
+        assert seen == reference(model, prompts(1)[0], 200)[: len(seen)]
+        assert len(seen) < 20
+        assert engine.health().ok
+
+
+async def test_an_engine_whose_steps_go_on_failing_gives_up(model: Any) -> None:
+    whole = model.forward
+    engine = TransformersEngine(model, EngineConfig(probe_seconds=0.001, dead_seconds=0.05))
+    await engine.start()
+
+    def broken(**inputs: Any) -> Any:
+        raise RuntimeError("device-side assert triggered")
+
+    model.forward = broken
+    answer = engine.submit(TokenEmbedder(model)(prompts(1)[0]), TWENTY)
+    with pytest.raises(EngineError):
+        await tokens_of(answer)
+    assert not engine.health().ok
+    while not engine.health().fatal:
+        await asyncio.sleep(0.001)
+    with pytest.raises(UnavailableError):
+        engine.submit(TokenEmbedder(model)(prompts(1)[0]), TWENTY)
+    model.forward = whole
+    await engine.stop()

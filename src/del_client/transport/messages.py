@@ -134,6 +134,7 @@ def _options(options: GenerationOptions) -> pb.GenerationOptions:
         top_k=options.top_k,
         seed=options.seed,
         logprobs=options.logprobs,
+        repetition_penalty=0 if options.repetition_penalty == 1 else options.repetition_penalty,
     )
 
 

@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens of keys and values that all answers in progress may take (default: 0, as many contexts)",
     )
+    add(
+        "--kv-bytes",
+        type=int,
+        default=defaults.kv_bytes,
+        metavar="N",
+        help="memory that all keys and values may take, instead of --kv-tokens (default: 0, off)",
+    )
     add("--context", dest="context_tokens", type=int, default=0, metavar="N", help="at most (default: 0, the model's)")
     add("--dtype", choices=DTYPES, default=defaults.dtype, help="auto: bfloat16 with CUDA, float32 without")
     add("--device", default=defaults.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")

@@ -24,7 +24,8 @@ class EngineConfig:
     prompts in progress, 0 for what `running` prompts as long as the context need, as far as a GPU's memory goes.
     kv_bytes: bounds the memory of all keys and values instead. prefix_tokens: of prefixes that are kept. record_steps:
     record decode steps where the device can replay them. probe_seconds: between probes of an idle model. stall_seconds:
-    a step that takes longer makes the engine unhealthy.
+    a step that takes longer makes the engine unhealthy. dead_seconds: an engine whose steps fail for longer gives up,
+    once a failure shows it.
     """
 
     context_tokens: int = 0
@@ -37,6 +38,7 @@ class EngineConfig:
     record_steps: bool = True
     probe_seconds: float = 30.0
     stall_seconds: float = 120.0
+    dead_seconds: float = 60.0
 
 
 def capacity_of(model: Any, config: EngineConfig) -> Capacity:

@@ -265,6 +265,7 @@ class Slots:
         """Room for so many rows and tokens, and some to spare where there was too little and the bound allows it."""
         if rows <= self._rows and tokens <= self._tokens:
             return
+        tokens = max(tokens, *self._touched) if self._touched else tokens
         more_rows, more_tokens = max(rows, self._rows), max(tokens, self._tokens)
         if tokens > self._tokens:
             more_tokens = _rounded(max(tokens, int(self._tokens * GROWTH)))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -45,6 +46,8 @@ from del_server.engine.scoring import ScoringJob
 from del_server.engine.sequence import Outcome, Sequence
 
 logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
 
 
 class TransformersEngine(Engine):
@@ -177,7 +180,8 @@ class TransformersEngine(Engine):
         """Wait for work and move jobs from the queue to free slots; False when it is time to stop."""
         with self._changed:
             while not self._stopping and not self._running and not self._waiting:
-                if not self._changed.wait(self._config.probe_seconds):
+                failing = self._last_failure is not None
+                if not self._changed.wait(min(self._config.probe_seconds, RETRY_SECONDS if failing else math.inf)):
                     break
             while self._waiting and self._has_room(self._waiting[0]):
                 self._running.append(self._waiting.popleft())
@@ -289,13 +293,16 @@ class TransformersEngine(Engine):
         return job
 
     def _probe(self) -> None:
-        """Find out whether the model answers; the outcome is the engine's health."""
+        """Find out whether the model answers; the outcome is the engine's health. Raises EngineError if that went on
+        for too long: only a new process gets a GPU back that has failed."""
         try:
             lora.use(self._model, None)
             probe(self._model)
         except Exception as error:
             logger.exception("the engine's probe failed")
             self._last_failure = error
+            if self._ready.done() and time.monotonic() - self._last_step > self._config.dead_seconds:
+                raise EngineError(f"no step succeeded for {self._config.dead_seconds:g} s") from error
         else:
             self._succeeded()
 

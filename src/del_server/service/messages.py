@@ -36,7 +36,7 @@ _REASONS = {
 def opening_from_pb(message: pb.OpenQuery, limits: Limits) -> Opening:
     """Raises InvalidValue that names the field."""
     codec = _fingerprint(message.codec_fingerprint)
-    options = message.options
+    options, resume = message.options, tuple(message.resume_token_ids)
     if options.max_new_tokens > limits.new_tokens:
         raise InvalidValue("max_new_tokens", options.max_new_tokens, f"ask for at most {limits.new_tokens}")
     sampling = Sampling(
@@ -47,10 +47,11 @@ def opening_from_pb(message: pb.OpenQuery, limits: Limits) -> Opening:
         seed=options.seed if options.HasField("seed") else secrets.randbits(64),
         logprobs=options.logprobs if options.HasField("logprobs") else None,
         ignore_eos=options.ignore_eos,
-        position=len(message.resume_token_ids),
+        position=len(resume),
+        repetition_penalty=options.repetition_penalty or 1.0,
+        before=resume,
     )
-    resume = tuple(message.resume_token_ids)
-    return Opening(codec, message.task, message.prompt_tokens, sampling, resume)
+    return Opening(codec, message.task, message.prompt_tokens, sampling, resume, tuple(options.stop))
 
 
 def asked_from_pb(message: pb.ScoreRequest) -> Asked:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from del_client.stopping import MAX_STRINGS, StopStrings
 from del_codec.errors import InvalidValue
+from del_codec.stopping import MAX_STRINGS, StopStrings
 
 ALPHABET = "ab\n"
 

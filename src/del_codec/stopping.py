@@ -1,4 +1,4 @@
-"""StopStrings: ends an answer's text where one of the given strings begins, on the device, in what its user sees.
+"""StopStrings: ends an answer's text where one of the given strings begins; devices use it, and servers that are asked.
 
 Knows nothing of tokens or of servers.
 """
