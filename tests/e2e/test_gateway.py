@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
-import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import openai
 import pytest
+from gateway_process import gateway
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_openai import ChatOpenAI
 from server_process import SERVE, running
@@ -26,21 +23,6 @@ from del_client import Ledger
 
 STREAMS = 32
 QUESTION = {"role": "user", "content": "hi"}
-
-
-@contextmanager
-def gateway(server: str, codec: Path, folder: Path, *options: str) -> Iterator[str]:
-    """The gateway's URL. It must leave cleanly."""
-    files = ["--tokenizer", str(codec / "tokenizer.json"), "--chat-template", str(codec / "chat_template.jinja")]
-    command = [sys.executable, "-m", "del_client.cli", "gateway", "--port", "0", "--server", server, *files, *options]
-    environment = {**os.environ, "DEL_CACHE": str(folder), "DEL_LEDGER": str(folder / "ledger.sqlite3")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        ready = re.search(r"ready on (http://\S+)", process.stdout.readline())
-        assert ready
-        yield ready[1]
-        process.send_signal(signal.SIGTERM)
-    assert process.returncode == 0
 
 
 @pytest.fixture(scope="module")

@@ -437,6 +437,8 @@ class TestRefusals:
                 "messages",
                 "context_length_exceeded",
             )
+            vast = app.post("/v1/chat/completions", messages=[said("x" * 500), said("x" * 461)])
+            assert vast.json()["error"]["message"].startswith("a prompt of 961 characters: at most 960 are read")
             many = app.post("/v1/chat/completions", messages=[said("x")], max_tokens=51)
             assert many.json()["error"]["param"] == "max_tokens"
             assert app.charged() == 0

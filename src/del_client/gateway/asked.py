@@ -6,6 +6,7 @@ of clients or servers.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +76,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(ABC):
     """What chats and texts have in common. options: without those that the request doesn't name. choices: answers.
 
     usage: whether a stream ends with it. marks: whether {{marks}} are read in what the user wrote. label: keeps what is
@@ -89,6 +90,11 @@ class Asked:
     usage: bool
     marks: bool
     label: str
+
+    @property
+    @abstractmethod
+    def lengths(self) -> list[int]:
+        """Characters of each prompt."""
 
     def options_of(self, choice: int, settings: GatewaySettings) -> OptionArguments:
         """All options of one choice: the device's where the request names none, and a seed of its own."""
@@ -105,12 +111,22 @@ class ChatAsked(Asked):
 
     messages: tuple[Said, ...]
 
+    @property
+    def lengths(self) -> list[int]:
+        """Of the one that there is."""
+        return [sum(len(message.text) for message in self.messages)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextAsked(Asked):
     """Texts to be continued, each on its own."""
 
     prompts: tuple[str, ...]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of each."""
+        return [len(prompt) for prompt in self.prompts]
 
 
 def read_chat(body: Mapping[str, Any]) -> ChatAsked:
