@@ -22,6 +22,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 MAX_LOGPROBS = 20
 MAX_REPETITION_PENALTY = 10.0
 
+Metadata = tuple[tuple[str, str], ...]
 FinishReason = Literal["stop", "length", "cancelled"]
 
 

@@ -33,12 +33,15 @@ from del_client.prompt import PromptReader, Span
 from del_client.protection.placeholders import Placeholders
 from del_client.protection.restoring import Restorer
 from del_client.query import PLAIN, Event, GenerationOptions, Query, Question, ServerInfo, Shaping, Traffic
-from del_client.retrying import Interrupted, Patience, result
+from del_client.retrying import Interrupted, Patience, SendOnce, result
 from del_client.retrying import answer as unbroken
 from del_client.transport import Transport
 from del_codec.errors import MismatchError, UnavailableError
 from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
+
+if TYPE_CHECKING:
+    from del_client.tracing import Tracing
 
 Release = Callable[[], Awaitable[Prepared]]
 Watch = Callable[[Answer, LatentTable], None]
@@ -52,7 +55,7 @@ class Session:
     how long a lost connection is put up with; `interrupted` is told of each attempt to mend it: the error, and the
     seconds until then. shaping: of all answers' messages, against who watches their sizes and times. access: TLS or
     not, and what shows who asks. watch: called with each answer that nothing more will come of, and the table of its
-    bits (DeviceMetrics.answered, say).
+    bits (DeviceMetrics.answered, say). tracing: spans of what is asked, which the server may go on with.
     """
 
     _loop: LoopThread | None = None
@@ -77,6 +80,7 @@ class Session:
         shaping: Shaping = PLAIN,
         interrupted: Interrupted | None = None,
         watch: Watch | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.server = server
         self.policy = policy or Policy()
@@ -91,6 +95,7 @@ class Session:
         self._shaping = shaping
         self._interrupted = interrupted or _unheard
         self._watch = watch or _unseen
+        self._tracing = tracing
 
     if not TYPE_CHECKING:  # or every misspelt attribute would seem to be there
 
@@ -204,6 +209,8 @@ class Session:
             served = name if prepared.fingerprint else ""
             question = Question(prepared.fingerprint, prepared.segments, candidates, served)
             send = partial(self._transport.score, question)
+            if self._tracing is not None:
+                send = partial(self._tracing.scoring, send)
             scores = await result(send, self._patience, self._interrupted)
         elapsed = 1000 * (time.monotonic() - started)
         return Classification(rank(chosen, scores), scores, prepared, self.desk.privacy(prepared), elapsed)
@@ -259,7 +266,8 @@ class Session:
 
     def _send(self, generation: GenerationOptions, prepared: Prepared, traffic: Traffic) -> AsyncGenerator[Event]:
         query = Query(prepared.fingerprint, prepared.segments, generation, shaping=self._shaping)
-        send_once = partial(self._transport.generate, limits=self.info.limits, traffic=traffic)
+        send = partial(self._transport.generate, limits=self.info.limits, traffic=traffic)
+        send_once: SendOnce = send if self._tracing is None else self._tracing.generating(send)
         return unbroken(send_once, query, self._patience, self._interrupted)
 
 

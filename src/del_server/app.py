@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from del_codec.address import join_address
-from del_codec.errors import EngineError, MismatchError
+from del_codec.errors import EngineError, InvalidValue, MismatchError
 from del_codec.shipped import codec_folders
 from del_server.access.caller import Door
 from del_server.access.quotas import Quotas
@@ -32,8 +32,10 @@ from del_server.metrics.gpu import GpuMemory
 from del_server.models import load_tokenizer
 from del_server.service import InferenceService, health
 from del_server.service.call_counting import CallCounting, methods_of
+from del_server.service.call_tracing import CallTracing
 from del_server.service.guard import Guard
 from del_server.service.listening import HEALTH, SERVICE, SERVICES, build_server
+from del_server.tracing import Tracing
 
 WAITING_PER_SLOT = 8
 DECODERS = 2
@@ -76,7 +78,19 @@ def load(config: ServeConfig) -> Backend:
         metrics=metrics,
         admission=Admission(config.max_concurrent + waiting),
         executor=ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"),
+        tracing=tracing_of(config),
     )
+
+
+def tracing_of(config: ServeConfig) -> Tracing:
+    """Who is told of calls and queries. Raises InvalidValue where OpenTelemetry is asked for and not installed."""
+    if not config.tracing:
+        return Tracing()
+    try:
+        from del_server.opentelemetry_tracing import OpenTelemetryTracing
+    except ModuleNotFoundError as error:
+        raise InvalidValue("tracing", True, f"{error.name} is missing: pip install 'del-inference[tracing]'") from None
+    return OpenTelemetryTracing.from_environment()
 
 
 def load_codecs(config: ServeConfig, host: Host) -> tuple[ServedCodec, ...]:
@@ -127,8 +141,11 @@ async def running(backend: Backend, config: ServeConfig) -> AsyncIterator[int]:
         service = InferenceService(backend, config.connection_age)
         report = health.HealthReport(lambda: backend.engine.health().ok, SERVICE)
         calls = CallMetrics(backend.metrics.registry, methods_of(SERVICES))
+        stack.callback(backend.tracing.close)
         guard = Guard(gates, backend.metrics, open_to_all=(f"/{HEALTH}/",))
-        interceptors = [CallCounting(calls), guard]
+        # Behind the guard, so that nobody else has spans made.
+        tracing = [CallTracing(backend.tracing, SERVICE)] if config.tracing else []
+        interceptors = [CallCounting(calls), guard, *tracing]
         server, port = build_server(service, report.servicer, config, backend.limits, interceptors)
         await report.tell()
         await server.start()

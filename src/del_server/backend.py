@@ -16,6 +16,7 @@ from del_server.config import Limits
 from del_server.engine.base import Engine, Prefix
 from del_server.metrics import Metrics
 from del_server.status import UnknownCodec
+from del_server.tracing import Tracing
 
 
 class Admission:
@@ -51,6 +52,7 @@ class Backend:
     metrics: Metrics
     admission: Admission
     executor: Executor
+    tracing: Tracing = field(default_factory=Tracing)
     _prefixes: dict[tuple[str, str], Prefix] = field(default_factory=dict, init=False)
 
     def codec(self, fingerprint: str) -> ServedCodec:

@@ -28,7 +28,7 @@ class ServeConfig:
     """Options of `del-server serve`.
 
     codecs: folders; empty for the shipped ones that were made for the model. engine_args: vLLM's own settings by name,
-    passed through. port: 0 picks a free one. metrics_port:
+    passed through. port: 0 picks a free one. tracing: whether spans go to an OpenTelemetry collector. metrics_port:
     0 for none. max_concurrent: answers in progress at once; eight times as many may wait. kv_tokens: bounds the keys
     and values of all of them together, 0 for as many contexts; kv_bytes: their memory, instead. context_tokens: 0 for
     the model's own. drain_seconds: how long queries may go on after SIGTERM. tls_cert, tls_key, tls_client_ca: PEM
@@ -61,6 +61,7 @@ class ServeConfig:
     quotas: Path | None = None
     connection_age: float = 1800.0
     channelz: bool = False
+    tracing: bool = False
 
     def __post_init__(self) -> None:
         for name in ("port", "metrics_port"):

@@ -25,10 +25,12 @@ class Asked:
 
 
 class Question:
-    """caller: whose it is. tokens: of prompt and candidates.
+    """caller: whose it is. tokens: of prompt and candidates. new_tokens: none is generated.
 
     Checked when it is made: raises what a query's prompt raises, and InvalidValue for its candidates.
     """
+
+    new_tokens = 0
 
     def __init__(self, asked: Asked, backend: Backend, caller: str) -> None:
         limits = backend.limits

@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from del_client.access import Access
-from del_client.query import Event, Limits, Query, Question, Scores, ServerInfo, Traffic
+from del_client.query import Event, Limits, Metadata, Query, Question, Scores, ServerInfo, Traffic
 from del_client.transport import messages
 from del_client.transport.connection import call_metadata, open_channel
 from del_client.transport.status import query_error, rpc_error
@@ -96,17 +96,20 @@ class Transport:
         """Bytes of the messages that a query takes, with gRPC's prefix; nothing is sent."""
         return sum(messages.wire_size(request) for request in messages.requests(1, query, limits.message_bytes))
 
-    async def generate(self, query: Query, limits: Limits, traffic: Traffic | None = None) -> AsyncGenerator[Event]:
+    async def generate(
+        self, query: Query, limits: Limits, traffic: Traffic | None = None, metadata: Metadata = ()
+    ) -> AsyncGenerator[Event]:
         """Send a query once and yield its deltas and, last, its Finish. Leaving the iterator cancels the query.
 
-        `traffic` goes on counting where it stands. Raises InvalidValue, before anything is sent, for what the limits
+        `traffic` goes on counting where it stands. metadata: where there is some, the query has a stream of its own,
+        which carries it. Raises InvalidValue, before anything is sent, for what the limits
         exclude, and any error of the server's.
         """
         limits.check(query.prompt_tokens, len(query.segments), query.options)
         traffic = traffic or Traffic()
         if self._closed:
             raise UnavailableError(f"the connection to {self._server} was closed")
-        stream = self._standing()
+        stream = self._opened(metadata) if metadata else self._standing()
         query_id, events = stream.register()
         ended = False
         try:
@@ -130,6 +133,8 @@ class Transport:
             stream.forget(query_id)
             if not ended:
                 await stream.cancel(query_id)
+            if metadata:
+                await stream.close()
 
     def _standing(self) -> _Stream:
         """A stream that takes queries: the latest one, or another where that one broke or takes no more."""
@@ -138,14 +143,17 @@ class Transport:
         self._former = [stream for stream in self._former if not stream.failure]
         if self._stream is not None and not self._stream.failure:
             self._former.append(self._stream)  # its other queries go on
-        self._stream = _Stream(self._stub.Generate(metadata=self._metadata), self._server)
+        self._stream = self._opened()
         return self._stream
 
-    async def score(self, question: Question) -> Scores:
+    def _opened(self, metadata: Metadata = ()) -> _Stream:
+        return _Stream(self._stub.Generate(metadata=(*self._metadata, *metadata)), self._server)
+
+    async def score(self, question: Question, metadata: Metadata = ()) -> Scores:
         """Ask a question once; cancelling the wait ends its work on the server. Raises any error of the server's."""
         request = messages.score_request(question)
         try:
-            response = await self._stub.Score(request, metadata=self._metadata)
+            response = await self._stub.Score(request, metadata=(*self._metadata, *metadata))
         except grpc.aio.AioRpcError as error:
             raise rpc_error(error, self._server) from None
         return messages.scores(response, question, messages.wire_size(request))

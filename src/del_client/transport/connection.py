@@ -9,6 +9,7 @@ import grpc
 import grpc.aio
 
 from del_client.access import Access, read_file, read_servers
+from del_client.query import Metadata
 from del_codec.address import is_ip, is_loopback, join_address
 
 MAX_RECEIVED_BYTES = 4 << 20
@@ -59,7 +60,7 @@ def open_channel(
     return grpc.aio.insecure_channel(_target(servers), options=options)
 
 
-def call_metadata(access: Access) -> tuple[tuple[str, str], ...]:
+def call_metadata(access: Access) -> Metadata:
     """What each call to a server says of who makes it."""
     return () if access.token is None else (("authorization", f"Bearer {access.token}"),)
 

@@ -29,7 +29,8 @@ async def answer(request: pb.ScoreRequest, backend: Backend, visit: Visit) -> pb
         charge = visit.query(question.tokens)
         bits = question.prompt.bits
         try:
-            scored = await question.run()
+            with backend.tracing.query(question):
+                scored = await question.run()
         except DelError:
             charge.settle(0)
             raise

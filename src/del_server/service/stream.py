@@ -146,9 +146,10 @@ class Stream:
                 await self._send(response, entry.query)
 
         try:
-            async with Outlet(query_id, entry.shaping, send) as outlet:
-                reason = await entry.query.run(outlet.put)
-                await outlet.end()
+            with self._backend.tracing.query(entry.query):
+                async with Outlet(query_id, entry.shaping, send) as outlet:
+                    reason = await entry.query.run(outlet.put)
+                    await outlet.end()
         except DelError as error:
             await self._fail(query_id, entry, error)
         except asyncio.CancelledError:
