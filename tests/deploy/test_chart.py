@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import helm_python
 import jsonschema
 import kubernetes_validate
 import pytest
+import yaml
 from rendered import CHART, PLAIN, ROOT, objects, serve_config
 
 KUBERNETES = ("1.30", "1.34", "1.37")
@@ -68,6 +70,7 @@ def test_objects_fit_kubernetes_schemas(version: str, plain: dict[str, Any], sec
         if not each["apiVersion"].startswith("monitoring.coreos.com/")
     ]
     assert {each["kind"] for each in checked} >= {
+        "ConfigMap",
         "Deployment",
         "HorizontalPodAutoscaler",
         "NetworkPolicy",
@@ -78,7 +81,7 @@ def test_objects_fit_kubernetes_schemas(version: str, plain: dict[str, Any], sec
         kubernetes_validate.validate(each, version, strict=True)
 
 
-@pytest.mark.parametrize("kind", ["PodMonitor"])
+@pytest.mark.parametrize("kind", ["PodMonitor", "PrometheusRule"])
 def test_objects_fit_the_operators_schemas(kind: str, plain: dict[str, Any]) -> None:
     schema = json.loads((Path(__file__).parent / "crds" / f"{kind}.json").read_text())
     jsonschema.validate(plain[kind], closed(schema))
@@ -173,3 +176,14 @@ def test_replicas_are_the_autoscalers_alone_where_there_is_one(plain: dict[str, 
     assert plain["HorizontalPodAutoscaler"]["spec"]["minReplicas"] == 2
     assert objects(PLAIN)["Deployment"]["spec"]["replicas"] == 2
     assert "HorizontalPodAutoscaler" not in objects(PLAIN)
+
+
+def test_rules_and_dashboard_are_those_that_are_tested(plain: dict[str, Any], tmp_path: Path) -> None:
+    rules = yaml.safe_load((ROOT / "deploy/prometheus/del.rules.yml").read_text())
+    dashboard = (ROOT / "deploy/grafana/del-server.json").read_text()
+    assert plain["PrometheusRule"]["spec"] == rules
+    assert plain["ConfigMap"]["data"]["del-server.json"] == dashboard
+    with tarfile.open(helm_python.package(CHART, destination=tmp_path)) as package:
+        packed = package.extractfile("del-server/files/del.rules.yml")
+        assert packed
+        assert yaml.safe_load(packed.read()) == rules
