@@ -48,7 +48,7 @@ VOLUME /var/cache/del
 EXPOSE 50051 9090
 STOPSIGNAL SIGTERM
 # A start loads a model, which may take minutes; after it, three misses in a row.
-HEALTHCHECK --start-period=10m --start-interval=5s --interval=15s --timeout=5s --retries=3 \
+HEALTHCHECK --start-period=10m --interval=15s --timeout=5s --retries=3 \
     CMD ["/opt/del/bin/python", "/opt/del/health.py"]
 ENTRYPOINT ["del-server"]
 CMD ["serve", "--host", "0.0.0.0", "--metrics-port", "9090"]
