@@ -38,12 +38,14 @@ proto: $(SERVER)/.dev
 metrics-doc: $(SERVER)/.dev
 	$(SERVER)/bin/python deploy/generate_metrics.py
 
-# Debian's programs that some tests use, and are skipped without: Prometheus.
+# Debian's programs that some tests use, and are skipped without: Prometheus and systemd-analyze.
 tools:
-	@if ! command -v promtool >/dev/null; then \
+	@for each in promtool:prometheus systemd-analyze:systemd; do \
+	  if command -v $${each%:*} >/dev/null; then continue; fi; \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus >/dev/null; \
-	  else echo "no prometheus: install it, or its tests are skipped"; fi; fi
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $${each#*:} >/dev/null; \
+	  else echo "no $${each%:*}: install $${each#*:}, or its tests are skipped"; fi; done
 
 # buf comes from npm; it is not needed to build or to test.
 proto-lint:
