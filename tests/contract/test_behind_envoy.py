@@ -1,4 +1,4 @@
-"""Devices behind the Envoy example: two servers, TLS on both sides, and one of them leaves in the middle of an answer."""
+"""Devices behind the Envoy example: two servers, TLS on both sides, one of which leaves in the middle of an answer."""
 
 from __future__ import annotations
 

@@ -18,11 +18,12 @@ PLAIN: dict[str, Any] = {"insecure": True}
 
 
 def objects(values: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a release named demo in namespace prod consists of, by kind."""
+    """What a release named demo in namespace prod consists of, by kind and what else its name has."""
     with helm_python.Chart.load(CHART) as chart:
         files = chart.render(values, name="demo", namespace="prod")
     manifests = (text for name, text in files.items() if name.endswith(".yaml"))
-    return {each["kind"]: each for text in manifests for each in yaml.safe_load_all(text) if each}
+    found = [each for text in manifests for each in yaml.safe_load_all(text) if each]
+    return {each["metadata"]["name"].replace("demo-del-server", each["kind"]): each for each in found}
 
 
 def serve_config(words: list[str]) -> ServeConfig:
@@ -31,4 +32,4 @@ def serve_config(words: list[str]) -> ServeConfig:
     parser = argparse.ArgumentParser(exit_on_error=False)
     serve.add_arguments(parser)
     asked = vars(parser.parse_args(words[1:]))
-    return ServeConfig(**{**asked, "codecs": tuple(asked["codecs"])})
+    return ServeConfig(**{**asked, "codecs": tuple(asked["codecs"]), "engine_args": ()})

@@ -16,18 +16,23 @@ import pytest
 import yaml
 from rendered import CHART, PLAIN, ROOT, objects, serve_config
 
+from del_server.service.health import LIVE, READY
+
 KUBERNETES = ("1.30", "1.34", "1.37")
-TLS = {"tls": {"secretName": "del-tls", "clientCaSecretName": "del-clients"}}
+QUOTAS = "queries = 60\n"
+TLS = {"tls": {"secretName": "del-tls", "clientCaSecretName": "del-clients"}, "tokensSecretName": "del-tokens"}
 ALL = {
     "autoscaling": {"enabled": True},
     "metrics": {name: {"enabled": True} for name in ("podMonitor", "rules", "dashboard")},
     "codecs": ["/models/new", "/models/old"],
+    "quotas": QUOTAS,
     "networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"port": 443}]}]},
 }
 # A value that is given, and a word of the message that refuses it.
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({}, "insecure"),
     ({**PLAIN, **TLS}, "oneOf"),
+    ({**PLAIN, "tokensSecretName": "tokens in plain text"}, "tokensSecretName"),
     ({**PLAIN, "replica": 3}, "replica"),
     ({**PLAIN, "replicas": 0}, "replicas"),
     ({**PLAIN, "drainSeconds": "60s"}, "drainSeconds"),
@@ -130,7 +135,10 @@ def test_the_server_reads_its_arguments(plain: dict[str, Any], secured: dict[str
     assert config.codecs == (Path("/models/new"), Path("/models/old"))
     mounted = {each["mountPath"] for each in pod_of(secured)["containers"][0]["volumeMounts"]}
     asked = serve_config(pod_of(secured)["containers"][0]["args"])
-    assert {str(path.parent) for path in (asked.tls_cert, asked.tls_key, asked.tls_client_ca) if path} <= mounted
+    files = (asked.tls_cert, asked.tls_key, asked.tls_client_ca, asked.tokens, asked.quotas)
+    assert {str(path.parent) for path in files if path} <= mounted
+    assert all(files)
+    assert secured["ConfigMap-quotas"]["data"] == {asked.quotas and asked.quotas.name: QUOTAS}
 
 
 def test_pods_are_unprivileged_and_have_a_gpu(plain: dict[str, Any]) -> None:
@@ -147,13 +155,13 @@ def test_pods_are_unprivileged_and_have_a_gpu(plain: dict[str, Any]) -> None:
 
 
 def test_probes_ask_over_what_the_server_speaks(plain: dict[str, Any], secured: dict[str, Any]) -> None:
-    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        assert pod_of(plain)["containers"][0][name]["grpc"] == {"port": 50051}
+    asks = [sys.executable, ROOT / "deploy/docker/health.py", "--help"]
+    help_text = subprocess.run(asks, capture_output=True, text=True, check=True).stdout
+    for name, service in (("startupProbe", READY), ("readinessProbe", READY), ("livenessProbe", LIVE)):
+        assert pod_of(plain)["containers"][0][name]["grpc"] == {"port": 50051, "service": service}
         python, script, *options = pod_of(secured)["containers"][0][name]["exec"]["command"]
         assert (python, script) == ("/opt/del/bin/python", "/opt/del/health.py")
-        help_text = subprocess.run(
-            [sys.executable, ROOT / "deploy/docker/health.py", "--help"], capture_output=True, text=True, check=True
-        ).stdout
+        assert f"--service={service}" in options
         assert all(option.split("=")[0] in help_text for option in options)
 
 
@@ -182,7 +190,7 @@ def test_rules_and_dashboard_are_those_that_are_tested(plain: dict[str, Any], tm
     rules = yaml.safe_load((ROOT / "deploy/prometheus/del.rules.yml").read_text())
     dashboard = (ROOT / "deploy/grafana/del-server.json").read_text()
     assert plain["PrometheusRule"]["spec"] == rules
-    assert plain["ConfigMap"]["data"]["del-server.json"] == dashboard
+    assert plain["ConfigMap-dashboard"]["data"]["del-server.json"] == dashboard
     with tarfile.open(helm_python.package(CHART, destination=tmp_path)) as package:
         packed = package.extractfile("del-server/files/del.rules.yml")
         assert packed

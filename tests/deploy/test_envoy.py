@@ -11,7 +11,7 @@ import yaml
 from certificates import Authority
 from rendered import ROOT
 
-from del_server.app import LEAST_PING_SECONDS
+from del_server.service.listening import LEAST_PING_SECONDS
 
 EXAMPLE = ROOT / "deploy" / "envoy" / "envoy.yaml"
 

@@ -20,21 +20,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.image }}{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}{{ end }}
 {{- end }}
 
-{{/* What asks a pod whether it serves: Kubernetes' own gRPC probe speaks no TLS, so that with TLS a program does. */}}
+{{/* Asks a pod's health, as (dict "root" $ "service" NAME): Kubernetes' own gRPC probe speaks no TLS; with TLS a program does. */}}
 {{- define "del.probe" -}}
-{{- if .Values.tls.secretName -}}
+{{- $values := .root.Values -}}
+{{- if $values.tls.secretName -}}
 exec:
   command:
     - /opt/del/bin/python
     - /opt/del/health.py
-    - --address=127.0.0.1:{{ .Values.service.port }}
+    - --address=127.0.0.1:{{ $values.service.port }}
+    - --service={{ .service }}
     - --ca=/etc/del/tls/ca.crt
-    - --name={{ .Values.tls.serverName | default (printf "%s.%s.svc" (include "del.name" .) .Release.Namespace) }}
-    {{- if .Values.tls.clientCaSecretName }}
+    - --name={{ $values.tls.serverName | default (printf "%s.%s.svc" (include "del.name" .root) .root.Release.Namespace) }}
+    {{- if $values.tls.clientCaSecretName }}
     - --cert=/etc/del/tls/tls.crt
     - --key=/etc/del/tls/tls.key
     {{- end }}
 {{- else -}}
-grpc: {port: {{ .Values.service.port }}}
+grpc: {port: {{ $values.service.port }}, service: {{ .service }}}
 {{- end }}
 {{- end }}
