@@ -16,6 +16,7 @@ from del_codec.address import join_address
 from del_codec.errors import EngineError, InvalidValue, MismatchError
 from del_codec.shipped import codec_folders
 from del_server.access.caller import Door
+from del_server.access.metering import Room
 from del_server.access.quotas import Quotas
 from del_server.access.tokens import Tokens
 from del_server.access.visit import Gatehouse
@@ -39,6 +40,7 @@ from del_server.tracing import Tracing
 
 WAITING_PER_SLOT = 8
 DECODERS = 2
+LEAST_ROOM = 1 << 28
 
 
 def serve(config: ServeConfig, announce: Callable[[str], None]) -> None:
@@ -164,7 +166,8 @@ def gatehouse(config: ServeConfig, backend: Backend) -> Gatehouse:
     tokens = Watched([config.tokens], Tokens.read) if config.tokens else None
     if tokens is not None:
         quotas.check_named(token.quota for token in tokens.get().all)
-    return Gatehouse(Door(tokens), quotas)
+    most = max(LEAST_ROOM, 2 * backend.admission.places * backend.limits.message_bytes)
+    return Gatehouse(Door(tokens), quotas, Room(most))
 
 
 def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]:

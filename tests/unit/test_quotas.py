@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from del_codec.errors import ArtifactError, InvalidValue
-from del_server.access.metering import Meter, Meters
+from del_codec.errors import ArtifactError, ExhaustedError, InvalidValue
+from del_server.access.metering import Meter, Meters, Room
 from del_server.access.quotas import STREAMS_OF_ONE, Quota, Quotas
 from del_server.config import STREAMS, Limits
 from del_server.status import Code, QuotaExceeded, problem_of
+
+ROOM = Room(1 << 30)
 
 
 class Clock:
@@ -28,7 +30,7 @@ def clock() -> Clock:
 
 class TestMeter:
     def test_queries(self, clock: Clock) -> None:
-        meter = Meter(Quota(queries_a_minute=3), clock)
+        meter = Meter(Quota(queries_a_minute=3), ROOM, clock)
         for _ in range(3):
             meter.query(1)
         with pytest.raises(QuotaExceeded, match="3 queries a minute") as caught:
@@ -40,7 +42,7 @@ class TestMeter:
             meter.query(1)
 
     def test_tokens_are_charged_at_most_and_given_back_when_not_used(self, clock: Clock) -> None:
-        meter = Meter(Quota(tokens_a_minute=1000), clock)
+        meter = Meter(Quota(tokens_a_minute=1000), ROOM, clock)
         charge = meter.query(900)
         with pytest.raises(QuotaExceeded, match="1000 tokens a minute") as caught:
             meter.query(200)
@@ -52,7 +54,7 @@ class TestMeter:
             meter.query(1)
 
     def test_a_query_that_is_refused_is_not_charged(self, clock: Clock) -> None:
-        meter = Meter(Quota(queries_a_minute=2, tokens_a_minute=10), clock)
+        meter = Meter(Quota(queries_a_minute=2, tokens_a_minute=10), ROOM, clock)
         for _ in range(5):
             with pytest.raises(QuotaExceeded):
                 meter.query(11)
@@ -60,7 +62,7 @@ class TestMeter:
         meter.query(5)
 
     def test_bytes_are_paid_for_afterwards(self, clock: Clock) -> None:
-        meter = Meter(Quota(bytes_a_minute=600), clock)
+        meter = Meter(Quota(bytes_a_minute=600), ROOM, clock)
         meter.count(900)
         with pytest.raises(QuotaExceeded, match="600 bytes") as caught:
             meter.query(1)
@@ -70,7 +72,7 @@ class TestMeter:
         assert meter.far_over() == pytest.approx(30)
 
     def test_unused_amounts_do_not_pile_up(self, clock: Clock) -> None:
-        meter = Meter(Quota(queries_a_minute=2), clock)
+        meter = Meter(Quota(queries_a_minute=2), ROOM, clock)
         clock.now += 86_400
         meter.query(1)
         meter.query(1)
@@ -78,14 +80,14 @@ class TestMeter:
             meter.query(1)
 
     def test_without_bounds_nothing_is_refused(self, clock: Clock) -> None:
-        meter = Meter(Quota(), clock)
+        meter = Meter(Quota(), ROOM, clock)
         for _ in range(1000):
             meter.count(1 << 40)
             meter.query(1 << 40)
         assert meter.far_over() == 0
 
     def test_calls_at_once(self, clock: Clock) -> None:
-        meter = Meter(Quota(streams=2), clock)
+        meter = Meter(Quota(streams=2), ROOM, clock)
         with meter.call(), meter.call():
             with pytest.raises(QuotaExceeded), meter.call():
                 pass
@@ -97,14 +99,34 @@ class TestMeter:
         assert (problem.code, problem.reason, problem.retry_seconds) == (Code.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", 2.5)
 
 
+class TestRoom:
+    def test_one_caller_has_half_of_it_and_all_together_no_more_than_it_holds(self, clock: Clock) -> None:
+        room = Room(100)
+        callers = [Meter(Quota(), room, clock) for _ in range(3)]
+        charges = [caller.query(1) for caller in callers]
+        with pytest.raises(ExhaustedError):
+            charges[0].hold(51)
+        charges[0].hold(50)
+        charges[1].hold(40)
+        with pytest.raises(ExhaustedError):
+            charges[2].hold(11)
+        charges[2].hold(10)
+        assert not callers[2].fresh
+        for charge in charges:
+            charge.settle(0)
+            charge.settle(0)
+        assert room.held == 0
+        assert all(caller.fresh for caller in callers)
+
+
 class TestMeters:
     def test_a_caller_has_one(self, clock: Clock) -> None:
-        meters = Meters(clock=clock)
+        meters = Meters(ROOM, clock=clock)
         assert meters.of("ada", Quota()) is meters.of("ada", Quota())
         assert meters.of("ada", Quota()) is not meters.of("bob", Quota())
 
     def test_any_number_of_callers_takes_bounded_memory_and_forgets_no_debt(self, clock: Clock) -> None:
-        quota, meters = Quota(queries_a_minute=1), Meters(most=10, clock=clock)
+        quota, meters = Quota(queries_a_minute=1), Meters(ROOM, most=10, clock=clock)
         meters.of("debtor", quota).query(1)
         for number in range(1000):
             meters.of(f"caller-{number}", quota)
@@ -113,7 +135,7 @@ class TestMeters:
             meters.of("debtor", quota).query(1)
 
     def test_where_all_took_something_newcomers_wait(self, clock: Clock) -> None:
-        quota, meters = Quota(queries_a_minute=1), Meters(most=3, clock=clock)
+        quota, meters = Quota(queries_a_minute=1), Meters(ROOM, most=3, clock=clock)
         for name in "abc":
             meters.of(name, quota).query(1)
         with pytest.raises(QuotaExceeded, match="3 callers"):
@@ -170,7 +192,7 @@ class TestContradictions:
         codec = 1 << 24
         quota = Quota(tokens_a_minute=self.LIMITS.query_tokens, bytes_a_minute=codec)
         quota.check(self.LIMITS, codec)
-        meter = Meter(quota, clock)
+        meter = Meter(quota, ROOM, clock)
         meter.check_bytes()
         meter.query(self.LIMITS.query_tokens)
 

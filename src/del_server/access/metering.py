@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from del_codec.errors import ExhaustedError
 from del_server.access.quotas import Quota
 from del_server.status import QuotaExceeded
 
@@ -50,12 +51,21 @@ class Bucket:
         return self._level
 
 
+class Room:
+    """Memory for prompts that are not answered yet; one caller may have half of it."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+
 class Meter:
     """What one caller takes."""
 
-    def __init__(self, quota: Quota, clock: Clock = time.monotonic) -> None:
+    def __init__(self, quota: Quota, room: Room, clock: Clock = time.monotonic) -> None:
         self.quota = quota
-        self.streams = 0
+        self.streams = self._held = 0
+        self._room = room
         self._queries = Bucket(quota.queries_a_minute, clock)
         self._tokens = Bucket(quota.tokens_a_minute, clock)
         self._bytes = Bucket(quota.bytes_a_minute, clock)
@@ -81,7 +91,18 @@ class Meter:
         self.check_bytes()
         self._queries.take(1)
         self._tokens.take(tokens)
-        return Charge(self._tokens, tokens)
+        return Charge(self, tokens)
+
+    def give_back(self, tokens: int) -> None:
+        """Tokens that were charged and not used."""
+        self._tokens.take(-tokens)
+
+    def hold(self, size: int) -> None:
+        """Hold so much more of a prompt; negative: less. Raises ExhaustedError where there is no room for it."""
+        if size > 0 and (self._room.held + size > self._room.most or self._held + size > self._room.most // 2):
+            raise ExhaustedError("the server holds all of the unanswered prompts that it can; send yours again later")
+        self._room.held += size
+        self._held += size
 
     def check_bytes(self) -> None:
         """Raise QuotaExceeded if more bytes went over the wire than may."""
@@ -98,27 +119,34 @@ class Meter:
     @property
     def fresh(self) -> bool:
         """Whether it is as one that was just made."""
-        return not self.streams and self._queries.full and self._tokens.full and self._bytes.full
+        return not (self.streams or self._held) and self._queries.full and self._tokens.full and self._bytes.full
 
 
 class Charge:
-    """Tokens that were charged for one query."""
+    """Tokens that were charged for one query, and the memory that its prompt has."""
 
-    def __init__(self, bucket: Bucket, tokens: int) -> None:
-        self._bucket, self._tokens = bucket, tokens
+    def __init__(self, meter: Meter, tokens: int) -> None:
+        self._meter, self._tokens, self._held = meter, tokens, 0
+
+    def hold(self, size: int) -> None:
+        """Hold so much more of the prompt. Raises ExhaustedError."""
+        self._meter.hold(size)
+        self._held += size
 
     def settle(self, used: int) -> None:
-        """Give back what was not used."""
+        """Give back what was not used, and all memory."""
+        self._meter.hold(-self._held)
+        self._held = 0
         if used < self._tokens:
-            self._bucket.take(used - self._tokens)
+            self._meter.give_back(self._tokens - used)
             self._tokens = used
 
 
 class Meters:
     """The meters of all callers who took something lately."""
 
-    def __init__(self, most: int = MOST_CALLERS, clock: Clock = time.monotonic) -> None:
-        self._most, self._clock = most, clock
+    def __init__(self, room: Room, most: int = MOST_CALLERS, clock: Clock = time.monotonic) -> None:
+        self._room, self._most, self._clock = room, most, clock
         self._meters: OrderedDict[str, Meter] = OrderedDict()
 
     def of(self, name: str, quota: Quota) -> Meter:
@@ -129,7 +157,7 @@ class Meters:
             return meter
         if meter is None and len(self._meters) >= self._most:
             self._make_room()
-        self._meters[name] = Meter(quota, self._clock)
+        self._meters[name] = Meter(quota, self._room, self._clock)
         return self._meters[name]
 
     def _make_room(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from del_codec.errors import AccessDenied
 from del_server.access.caller import Caller, Door, Shown
-from del_server.access.metering import Charge, Meter, Meters
+from del_server.access.metering import Charge, Meter, Meters, Room
 from del_server.access.quotas import Quotas
 
 
@@ -35,9 +35,9 @@ class Visit:
 class Gatehouse:
     """Lets calls in: who is it, may it, and how much."""
 
-    def __init__(self, door: Door, quotas: Quotas) -> None:
+    def __init__(self, door: Door, quotas: Quotas, room: Room) -> None:
         self._door, self._quotas = door, quotas
-        self._meters = Meters()
+        self._meters = Meters(room)
 
     @contextmanager
     def visit(self, shown: Shown) -> Iterator[Visit]:

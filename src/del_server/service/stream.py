@@ -102,11 +102,11 @@ class Stream:
         elif entry.answer is not None:
             raise InvalidValue("event", event, "the prompt has ended; only cancel may follow")
         elif event == "open":
-            self._add(entry, request.open.segments)
+            self._add(entry, request.open.segments, size)
             if request.open.end:
                 self._end(query_id, entry)
         elif event == "segments":
-            self._add(entry, request.segments.segments)
+            self._add(entry, request.segments.segments, size)
         elif event == "end":
             self._end(query_id, entry)
 
@@ -124,7 +124,8 @@ class Stream:
         self._entries[query_id] = _Entry(query, shaping, self._visit.query(query.most_tokens))
         self.idle.clear()
 
-    def _add(self, entry: _Entry, segments: Iterable[pb.Segment]) -> None:
+    def _add(self, entry: _Entry, segments: Iterable[pb.Segment], size: int) -> None:
+        entry.charge.hold(size)
         for index, segment in enumerate(segments):
             entry.query.add(segment_from_pb(segment, index))
 

@@ -1,0 +1,125 @@
+"""Clients that keep no rules: what they hold of the server is bounded, and others are served meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import struct
+from collections import Counter
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import grpc
+import pytest
+from raw_http2 import GENERATE, RawConnection
+from serving import Serving, StartServer, Talk, public
+
+from del_codec.v1 import inference_pb2 as pb
+from del_server.access.quotas import STREAMS_OF_ONE
+from del_server.access.token_file import change_tokens
+from del_server.access.tokens import new_token
+from del_server.app import LEAST_ROOM
+
+UNAUTHENTICATED, EXHAUSTED = grpc.StatusCode.UNAUTHENTICATED.value[0], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+# Of a whole test with a server, a model and ten thousand streams of a client in one process.
+MEMORY = 512 << 20
+
+
+def peak_memory() -> int:
+    """Bytes that this process had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def add(path: Path, name: str) -> str:
+    text, token = new_token(name, "default", 1)
+    change_tokens(path, lambda before: (*before, token))
+    return text
+
+
+async def is_served(serving: Serving, token: str = "") -> None:
+    talk = Talk(serving.stub.Generate(metadata=(("authorization", f"Bearer {token}"),)))
+    await talk.ask(1, [public(5)])
+    assert len((await talk.answer(1)).token_ids) == 8
+    await talk.close()
+
+
+@pytest.mark.parametrize("size", [2**32 - 1, 2**31, 1 << 22])
+async def test_a_length_prefix_beyond_the_limit_allocates_nothing(start_server: StartServer, size: int) -> None:
+    async with start_server() as serving:
+        await is_served(serving)
+        before = peak_memory()
+        connection = await RawConnection.open(serving.port)
+        for compressed in (0, 1):
+            stream = await connection.begin(GENERATE)
+            await connection.send(stream, struct.pack(">BI", compressed, size) + bytes(1000))
+            await connection.until(lambda stream=stream: stream in connection.statuses)
+            assert connection.statuses[stream] == EXHAUSTED
+        assert peak_memory() - before < 64 << 20
+        await is_served(serving)
+        await connection.close()
+
+
+async def test_garbage_in_place_of_messages_and_of_http2(start_server: StartServer) -> None:
+    async with start_server() as serving:
+        connection = await RawConnection.open(serving.port)
+        for garbage in (b"\xff" * 100, b"\x00\x00\x00\x00\x04\xff\xff\xff\xff", b"\x01\x00\x00\x00\x04abcd", b"\x07"):
+            stream = await connection.begin(GENERATE)
+            await connection.send(stream, garbage)
+        reader, writer = await asyncio.open_connection("127.0.0.1", serving.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + b"\x00" * 10_000)
+        await writer.drain()
+        await reader.read()
+        writer.close()
+        await is_served(serving)
+        assert serving.backend.engine.health().ok
+        await connection.close()
+
+
+@pytest.mark.parametrize("known", [True, pytest.param(False, marks=pytest.mark.slow)])
+async def test_ten_thousand_half_open_streams(start_server: StartServer, tmp_path: Path, known: bool) -> None:
+    """Headers and nothing more, over ten connections: by one with a token, and by one with none."""
+    path = tmp_path / "tokens.json"
+    ada, eve = add(path, "ada"), add(path, "eve")
+    async with start_server(tokens=path) as serving, AsyncExitStack() as stack:
+        await is_served(serving, ada)
+        gc.collect()
+        before = peak_memory()
+        connections = [await RawConnection.open(serving.port) for _ in range(10)]
+        for connection in connections:
+            stack.push_async_callback(connection.close)
+            for _ in range(1000):
+                await connection.begin(GENERATE, eve if known else "")
+            await is_served(serving, ada)
+        held = STREAMS_OF_ONE if known else 0
+        for _ in range(10_000):
+            ended = Counter(status for connection in connections for status in connection.statuses.values())
+            if ended.total() >= 10_000 - held:
+                break
+            await asyncio.sleep(0.01)
+        assert ended == {EXHAUSTED if known else UNAUTHENTICATED: 10_000 - held}
+        await is_served(serving, ada)
+        assert peak_memory() - before < MEMORY
+
+
+async def test_prompts_that_never_end_have_bounded_memory(start_server: StartServer) -> None:
+    """Megabytes of padding in messages of queries that stay open: the caller's room ends before the server's."""
+    size = 1 << 20
+    async with start_server(max_concurrent=1) as serving:
+        talks = [serving.talk() for _ in range(4)]
+        padding, opened = bytes(size - 200), 0
+        for talk in talks:
+            for query_id in range(64):
+                segments = [public(5)]
+                opening = pb.OpenQuery(prompt_tokens=500, segments=segments)
+                await talk.send(query_id, open=opening, padding=padding)
+                opened += 1
+        refused = [error for talk in talks for reply in talk.replies.values() for error in reply.errors]
+        while len(refused) < opened - LEAST_ROOM // 2 // (size - 200) - 1:
+            await asyncio.sleep(0.01)
+            refused = [error for talk in talks for reply in talk.replies.values() for error in reply.errors]
+        assert {error.reason for error in refused} == {"SERVER_FULL"}
+        for talk in talks:
+            talk.call.cancel()
+        await asyncio.wait([talk._reader for talk in talks])
+        await is_served(serving)
