@@ -30,11 +30,12 @@ def test_options_come_under_openais_names_and_the_rest_under_del() -> None:
         CHAT
         | {"max_completion_tokens": 5, "temperature": 0.5, "top_p": 0.9, "seed": -1, "stop": "a", "n": 2}
         | {"logprobs": True, "top_logprobs": 3, "user": "u", "stream": True, "stream_options": {"include_usage": True}}
-        | {"del": {"mu": 4, "bits": 2, "clear": True, "top_k": 7, "marks": False}}
+        | {"del": {"mu": 4, "bits": 2, "clear": True, "top_k": 7, "repetition_penalty": 1.2, "marks": False}}
     )
     assert asked.options == {
         "max_new_tokens": 5, "temperature": 0.5, "top_p": 0.9, "seed": (1 << 64) - 1, "stop": ["a"], "logprobs": 3,
         "mu": 4.0, "bits": 2, "clear": True, "top_k": 7,
+        "repetition_penalty": 1.2,
     }  # fmt: skip
     assert (asked.choices, asked.stream, asked.usage, asked.marks, asked.label) == (2, True, True, False, "u\0\0")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from client_fakes import FakeServer, TinyCodec, byte_tokenizer, make_codec, segments_of
+from client_fakes import FakeServer, TinyCodec, byte_tokenizer, finish, make_codec, segments_of
 from gateway_fakes import Gateway, Saying
 
 from del_client import Ledger, Policy
@@ -169,6 +169,18 @@ class TestShapes:
             found = app.post("/v1/completions", prompt="a", logprobs=2).json()["choices"][0]["logprobs"]
             assert found["tokens"][0] == "h"
             assert (found["token_logprobs"], found["text_offset"]) == ([-0.5] * 3, [0, 1, 1])
+
+    def test_logprobs_of_a_hostile_server_are_json(self, start: Start) -> None:
+        async def hostile(query_id: int, requests: Any) -> AsyncIterator[pb.GenerateResponse]:
+            delta = pb.TokenDelta(token_ids=[5], text="x")
+            top = [pb.TokenLogprob(token_id=4_000_000_000, logprob=float("inf"))]
+            delta.logprobs.append(pb.TokenLogprobs(logprob=float("nan"), top=top))
+            yield pb.GenerateResponse(query_id=query_id, delta=delta)
+            yield finish(query_id, requests)
+
+        with start(reply=hostile) as app:
+            (entry,) = app.chat("hi", logprobs=True, top_logprobs=1, max_tokens=1)["choices"][0]["logprobs"]["content"]
+            assert (entry["logprob"], entry["top_logprobs"][0]["logprob"]) == (-9999, -9999)
 
     def test_a_stop_string_is_found_across_tokens_and_never_sent(self, start: Start) -> None:
         with start(reply=Saying("one STOP two", "one STOP two", logprobs=True)) as app:
@@ -370,6 +382,7 @@ class TestRefusals:
             (3, (400, "invalid_request_error", "invalid_value")),
             (13, (500, "server_error", "engine_failed")),
             (5, (502, "server_error", "codec_mismatch")),
+            (16, (502, "server_error", "server_denied_access")),
         ],
     )
     def test_errors_of_the_server(self, start: Start, stream: bool, code: int, expected: tuple[int, str, str]) -> None:

@@ -15,7 +15,7 @@ from del_client.gateway.errors import ApiError
 from del_client.gateway.fields import Fields, missing, one_of, wrong_type
 from del_client.gateway.settings import GatewaySettings
 from del_client.options import OptionArguments
-from del_client.query import MAX_LOGPROBS
+from del_client.query import MAX_LOGPROBS, MAX_REPETITION_PENALTY
 from del_codec.noise import MAX_BITS
 
 MAX_CHOICES = 8
@@ -197,6 +197,7 @@ def _options(fields: Fields, own: Fields, tokens: int | None, logprobs: int | No
         "bits": own.whole("bits", 1, MAX_BITS),
         "clear": own.flag("clear") or None,
         "top_k": own.whole("top_k", 0, MAX_NEW_TOKENS),
+        "repetition_penalty": own.number("repetition_penalty", 0, MAX_REPETITION_PENALTY),
     }
     options: OptionArguments = {name: value for name, value in found.items() if value is not None}  # type: ignore[assignment]
     return options

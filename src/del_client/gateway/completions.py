@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from del_client.gateway.asked import Asked, read_chat, read_text
 from del_client.gateway.bodies import read_json
 from del_client.gateway.errors import ApiError, api_error
-from del_client.gateway.models import check_model
+from del_client.gateway.models import check_model, served_name
 from del_client.gateway.served import Served
 from del_client.gateway.settings import GatewaySettings
 from del_client.gateway.shapes import ChatShape, Shape, TextShape
@@ -59,7 +59,7 @@ async def _answered(request: Request, state: GatewayState, read: Read, shape: ty
     client = await state.link.client()
     check_model(client, state.settings.models, asked.model)
     turns = turns_of(client, state.history(client), state.settings, asked)
-    shown = shape(client.info.model, client.table.fingerprint, client.reader.tokenizer)
+    shown = shape(served_name(client), client.table.fingerprint, client.reader.tokenizer)
     served = Served(state, client, asked, turns, shown)
     try:
         if asked.stream:

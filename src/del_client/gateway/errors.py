@@ -14,8 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from del_client.gateway.finite import finite
 from del_client.terminal import safe
 from del_codec.errors import (
+    AccessDenied,
     DelError,
     EngineError,
     ExhaustedError,
@@ -45,6 +47,7 @@ _PARAMS = {
     "mu": "del.mu",
     "bits": "del.bits",
     "top_k": "del.top_k",
+    "repetition_penalty": "del.repetition_penalty",
 }
 _TOO_LONG = ("tokens of prompt and answer", "prompt tokens", "segments")
 _log = logging.getLogger(__name__)
@@ -107,6 +110,8 @@ def _of_del(error: DelError) -> ApiError:
         return ApiError(503, text, kind=SERVER, code="server_unavailable", headers=wait)
     if isinstance(error, TimedOut):
         return ApiError(504, text, kind=SERVER, code="timed_out", headers=NOT_AGAIN)
+    if isinstance(error, AccessDenied):
+        return ApiError(502, text, kind=SERVER, code="server_denied_access", headers=NOT_AGAIN)
     if isinstance(error, MismatchError):
         return ApiError(502, text, kind=SERVER, code="codec_mismatch", headers=NOT_AGAIN)
     code = "engine_failed" if isinstance(error, EngineError) else "failed"
@@ -123,12 +128,8 @@ def _of_limit(error: LimitExceeded) -> ApiError:
         kind="insufficient_quota" if of_day else REFUSED,
         code="insufficient_quota" if of_day else "privacy_limit_exceeded",
         headers=NOT_AGAIN,
-        details={name: _finite(getattr(error, name)) for name in names},
+        details={name: finite(getattr(error, name)) for name in names},
     )
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _retry_after(seconds: float) -> dict[str, str]:

@@ -18,7 +18,8 @@ async def list_models(request: Request) -> Response:
     """The served model, and the names that stand for it."""
     state = state_of(request)
     client = await state.link.client()
-    names = [client.info.model, *(name for name in state.settings.models if name not in ("*", client.info.model))]
+    served = served_name(client)
+    names = [served, *(name for name in state.settings.models if name not in ("*", served))]
     return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
 
 
@@ -41,9 +42,14 @@ async def show_metrics(request: Request) -> Response:
     return Response(state_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
+def served_name(client: AsyncClient) -> str:
+    """What the server calls its model."""
+    return one_line(client.info.model)
+
+
 def check_model(client: AsyncClient, others: tuple[str, ...], name: str) -> None:
     """Raise ApiError for a name that doesn't stand for the served model."""
-    served = client.info.model
+    served = served_name(client)
     if name != served and name not in others and "*" not in others:
         raise ApiError(
             404,
@@ -54,4 +60,4 @@ def check_model(client: AsyncClient, others: tuple[str, ...], name: str) -> None
 
 
 def _model(name: str) -> dict[str, Any]:
-    return {"id": one_line(name), "object": "model", "created": 0, "owned_by": "del"}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "del"}

@@ -9,6 +9,7 @@ from typing import Any
 from del_client.answer import Answer
 from del_client.client import AsyncClient
 from del_client.defaults import range_warning
+from del_client.gateway.finite import finite
 from del_client.report import PrivacyReport, measured_sentence
 
 _CERTIFICATE = ("mu", "bits", "delta", "epsilon_token", "epsilon_prompt", "cap_uniform", "cap_prior", "secrets")
@@ -23,7 +24,7 @@ def report(client: AsyncClient, answers: Sequence[Answer]) -> dict[str, Any]:
     else:
         certificate = client.desk.certificate(segment for one in prompts for segment in one.segments)
     charged = client.desk.certificate(fresh)
-    return {
+    figures = {
         "prompt_tokens": sum(one.prompt_tokens for one in prompts),
         "private_tokens": sum(one.private_tokens for one in prompts),
         "charged_tokens": sum(segment.tokens for segment in fresh),
@@ -35,6 +36,7 @@ def report(client: AsyncClient, answers: Sequence[Answer]) -> dict[str, Any]:
         "total_ms": round(max(answer.total_ms for answer in answers), 3),
         "sentences": _sentences(client, certificate),
     }
+    return {name: finite(value) for name, value in figures.items()}
 
 
 def _sentences(client: AsyncClient, certificate: PrivacyReport | None) -> list[str]:

@@ -50,7 +50,7 @@ class GatewaySettings:
     reader_seconds: float = 30.0
     ping_seconds: float = 15.0
     remembered_lists: int = 4096
-    remembered_chars: int = 64 << 20
+    remembered_chars: int = 16 << 20
 
     def __post_init__(self) -> None:
         if not _HOST.fullmatch(self.host):

@@ -14,7 +14,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from del_client.answer import Answer
+from del_client.gateway.finite import logprob
 from del_client.gateway.tokens import Token
+from del_client.terminal import safe
 
 Json = dict[str, Any]
 
@@ -62,7 +64,7 @@ class Shape(ABC):
         """The logprobs of these tokens of one choice."""
 
     def _text(self, token_id: int) -> str:
-        return str(self._tokenizer.decode([token_id], skip_special_tokens=False))
+        return safe(self._tokenizer.decode([token_id], skip_special_tokens=False))
 
 
 class ChatShape(Shape):
@@ -95,11 +97,11 @@ class ChatShape(Shape):
         ]
         return {"content": entries, "refusal": None}
 
-    def _entry(self, token_id: int, logprob: float) -> Json:
+    def _entry(self, token_id: int, value: float) -> Json:
         text = self._text(token_id)
         # A token may be part of a character alone: then it is no text, and its bytes are not known here.
         data = None if "\ufffd" in text else list(text.encode())
-        return {"token": text, "logprob": logprob, "bytes": data}
+        return {"token": text, "logprob": logprob(value), "bytes": data}
 
 
 class TextShape(Shape):
@@ -127,8 +129,8 @@ class TextShape(Shape):
         """Four lists with an entry a token each; offsets are those in the answer's own text."""
         return {
             "tokens": [self._text(token.id) for token in tokens],
-            "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [{self._text(other): logprob for other, logprob in token.top} for token in tokens],
+            "token_logprobs": [logprob(token.logprob) for token in tokens],
+            "top_logprobs": [{self._text(other): logprob(value) for other, value in token.top} for token in tokens],
             "text_offset": [token.start for token in tokens],
         }
 
