@@ -30,11 +30,21 @@ TEMPLATE = (
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a Llama of two layers over bytes (259 ids), with tokenizer and chat template."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny-model"))
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another, with heads as wide as vLLM's attention on a CPU needs them."""
+    return write_tiny_model(tmp_path_factory.mktemp("wide-model"), head_dim=32)
+
+
+def write_tiny_model(folder: Path, **shape: int) -> Path:
+    """Write a tiny model's folder; `shape` goes to its configuration."""
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    folder = tmp_path_factory.mktemp("tiny-model")
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate([*special, *alphabet])}
@@ -58,6 +68,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=2,
         tie_word_embeddings=True,
         initializer_range=0.2,
+        **shape,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder

@@ -1,77 +1,39 @@
-"""What every engine must do. A new engine joins by a factory in ENGINES."""
+"""What every engine must do. A new engine joins by a fixture, start_NAME, and its name in engine_faults.ENGINES."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from engine_faults import ENGINES, MARK, Faults, StartEngine
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from del_codec.errors import EngineError, ExhaustedError, InvalidValue, UnavailableError
-from del_server.engine.base import Engine, Event, Finish, Reason, Sampling, Token
+from del_server.engine.base import Event, Finish, Reason, Sampling, Token
 from del_server.engine.capacity import EngineConfig
 from del_server.engine.transformers import TransformersEngine
 
+# vLLM serves one event loop, and one of it serves all tests.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 ENDLESS = Sampling(10_000, ignore_eos=True)
-MARK = 7.0
 
 
-class Faults:
-    """A model with a valve and a fault: it stops while `open` is cleared, and fails on a prompt of MARKs."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.open = threading.Event()
-        self.open.set()
-        self.dead = False
-        self.steps = 0
-        self._forward = model.forward
-        model.forward = self.forward
-
-    def forward(self, **inputs: Any) -> Any:
-        self.open.wait()
-        self.steps += 1
-        embeddings = inputs.get("inputs_embeds")
-        if self.dead or (embeddings is not None and bool((embeddings == MARK).flatten(1).all(dim=1).any())):
-            raise RuntimeError("device-side assert triggered")
-        return self._forward(**inputs)
-
-
-StartEngine = Callable[..., Any]
-
-
-def transformers_engine(model: Any, **bounds: Any) -> Engine:
-    return TransformersEngine(model, EngineConfig(**bounds))
-
-
-ENGINES = [transformers_engine]
-
-
-@pytest.fixture(params=ENGINES, ids=lambda make: make.__name__)
-def start_engine(request: pytest.FixtureRequest, tiny_model: Path) -> StartEngine:
+@pytest.fixture(params=ENGINES)
+def start_engine(request: pytest.FixtureRequest) -> StartEngine:
     """A context manager: a started engine and its model's faults; keyword arguments are its bounds."""
-
-    @asynccontextmanager
-    async def start(**bounds: Any) -> AsyncIterator[tuple[Engine, Faults]]:
-        faults = Faults(AutoModelForCausalLM.from_pretrained(tiny_model))
-        engine = request.param(faults.model, **bounds)
-        await engine.start()
-        try:
-            yield engine, faults
-        finally:
-            faults.open.set()
-            await engine.stop()
-
+    start: StartEngine = request.getfixturevalue(f"start_{request.param}")
     return start
+
+
+# A failure of the model ends vLLM, see test_vllm_engine.
+surviving = pytest.mark.parametrize("start_engine", ["transformers"], indirect=True)
 
 
 def prompt(tokens: int = 4, value: float = 0.1) -> Tensor:
@@ -222,6 +184,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(start_engine: Sta
         assert len(await events_of(engine.submit(prompt(), Sampling(1)))) == 1 + 1
 
 
+@surviving
 async def test_one_querys_failure_is_its_own(start_engine: StartEngine) -> None:
     async with start_engine() as (engine, _):
         neighbour = engine.submit(prompt(), Sampling(30, ignore_eos=True))
@@ -233,6 +196,7 @@ async def test_one_querys_failure_is_its_own(start_engine: StartEngine) -> None:
         assert engine.load().running == 0
 
 
+@surviving
 async def test_health_is_a_step_that_succeeded(start_engine: StartEngine) -> None:
     async with start_engine(probe_seconds=0.01) as (engine, faults):
         assert engine.health().ok
@@ -353,6 +317,7 @@ async def test_a_cancelled_scoring_frees_its_place_and_its_reader(start_engine: 
         assert engine.health().ok
 
 
+@surviving
 async def test_a_scoring_that_fails_is_alone_in_it(start_engine: StartEngine) -> None:
     async with start_engine() as (engine, _):
         neighbour = engine.score(prompt(), LONG)
