@@ -62,11 +62,12 @@ class VllmHost:
     def engine(self, bounds: EngineConfig) -> Engine:
         """See Host. Raises InvalidValue for a setting that vLLM doesn't have, or that can't be passed through."""
         capacity = capacity_of(self.model, bounds)
-        adapters = self._arguments.Adapters(len(self._loras.folders), self._loras.rank)
+        loras = self._loras
+        adapters = self._arguments.Adapters(len(loras.folders), loras.rank, frozenset(loras.layers))
         passed, kv_tokens = self._config.engine_args, self._config.kv_tokens
         settings = self._arguments.engine_args(self._where, capacity, passed, adapters, kv_tokens)
         launch = self._arguments.launcher(settings)
-        return self._engine.VllmEngine(capacity, launch, TokenEmbedder(self.model), self._loras.folders)
+        return self._engine.VllmEngine(capacity, launch, TokenEmbedder(self.model), loras.folders)
 
 
 HOSTS: dict[str, Callable[[ServeConfig], Host]] = {"transformers": TransformersHost, "vllm": VllmHost}

@@ -128,11 +128,13 @@ def load_once(model: Any, folder: Path) -> str | None:
 
 
 class LoraFolders:
-    """LoRAs that an engine reads by itself: their folders by the name that load_once would give, the largest rank."""
+    """LoRAs that an engine reads by itself: their folders by the name that load_once would give, the largest rank, and
+    the layers that they change, by the last words of their names."""
 
     def __init__(self) -> None:
         self.folders: dict[str, Path] = {}
         self.rank = 0
+        self.layers: set[str] = set()
 
     def note(self, model: Any, folder: Path) -> str | None:
         """As load_once, but that the model is left alone. Raises ArtifactError."""
@@ -140,7 +142,9 @@ class LoraFolders:
         name = _name_of(folder)
         if name is not None:
             self.folders[name] = folder.resolve()
-            self.rank = max(self.rank, _rank_of(folder))
+            rank, layers = _rank_and_layers(folder)
+            self.rank = max(self.rank, rank)
+            self.layers |= layers
         return name
 
 
@@ -154,12 +158,14 @@ def _name_of(folder: Path) -> str | None:
     return f"lora_{hashlib.sha256(weights).hexdigest()[:16]}"
 
 
-def _rank_of(folder: Path) -> int:
+def _rank_and_layers(folder: Path) -> tuple[int, set[str]]:
     try:
         data = json.loads((folder / CONFIG_FILE).read_text())
-        kind, rank = data.get("peft_type"), data.get("r")
+        kind, rank, layers = (data.get(key) for key in ("peft_type", "r", "target_modules"))
     except (OSError, ValueError, AttributeError) as error:
         raise ArtifactError(f"{folder / CONFIG_FILE} can't be read: {error}") from None
     if kind != "LORA" or not isinstance(rank, int) or not 1 <= rank <= MAX_RANK:
         raise ArtifactError(f"{folder} holds a PEFT adapter of type {kind} and rank {rank}: expected LORA")
-    return rank
+    if not isinstance(layers, list) or not layers or not all(isinstance(layer, str) for layer in layers):
+        raise ArtifactError(f"{folder / CONFIG_FILE} names no list of layers in target_modules")
+    return rank, set(layers)

@@ -137,7 +137,9 @@ async def test_an_engine_gives_each_prompt_the_adapter_that_it_names(model: Any)
         await engine.stop()
 
 
-@pytest.mark.parametrize("config", ["", "[]", '{"peft_type": "LORA"}', '{"peft_type": "IA3", "r": 2}'])
+@pytest.mark.parametrize(
+    "config", ["", "[]", '{"peft_type": "LORA"}', '{"peft_type": "IA3", "r": 2}', '{"peft_type": "LORA", "r": 2}']
+)
 def test_a_folder_that_an_engine_could_not_read_is_refused(tmp_path: Path, config: str) -> None:
     (tmp_path / lora.WEIGHTS_FILE).write_bytes(b"weights")
     (tmp_path / lora.CONFIG_FILE).write_text(config)
@@ -166,5 +168,6 @@ def test_a_codec_trained_with_lora_is_served_with_it(tiny_model: Path, tmp_path:
     elsewhere = lora.LoraFolders()
     assert ServedCodec.load(out, model, elsewhere.note).adapter == codec.adapter
     assert (elsewhere.folders, elsewhere.rank) == ({codec.adapter: (out / "lora").resolve()}, 2)
+    assert elsewhere.layers == {"q_proj", "v_proj"}
     shutil.rmtree(out / "lora")
     assert ServedCodec.load(out, model).adapter is None

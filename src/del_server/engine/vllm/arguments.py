@@ -28,6 +28,7 @@ OPTIONS = {
     "enable_lora": "the codecs",
     "max_lora_rank": "the codecs",
     "max_loras": "the codecs",
+    "lora_target_modules": "the codecs",
 }
 # What the engine rests on.
 FIXED: dict[str, Any] = {
@@ -53,10 +54,11 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(frozen=True, slots=True)
 class Adapters:
-    """How many LoRAs the codecs have, and the largest rank among them."""
+    """How many LoRAs the codecs have, the largest rank among them, and the layers that they change."""
 
     count: int = 0
     rank: int = 0
+    layers: frozenset[str] = frozenset()
 
 
 def engine_args(
@@ -78,7 +80,12 @@ def engine_args(
     }
     if adapters.count:
         rank = next((rank for rank in RANKS if rank >= adapters.rank), adapters.rank)
-        settings |= {"enable_lora": True, "max_loras": adapters.count, "max_lora_rank": rank}
+        # On a CPU, vLLM gives a prompt without a LoRA that of the last place if one with a LoRA runs beside it: so the
+        # last place stays empty. And with other layers than these it would have the embeddings' layer look for a LoRA,
+        # which it can't where ids and embeddings are in one step.
+        places = adapters.count + int(current_platform.is_cpu())
+        settings |= {"enable_lora": True, "max_loras": places, "max_lora_rank": rank}
+        settings["lora_target_modules"] = sorted(adapters.layers)
     try:
         return AsyncEngineArgs(**settings)
     except (TypeError, ValueError) as error:
