@@ -1,21 +1,15 @@
-"""The shipped model and codec in vLLM: what it answers is what `generate` gives, and a device is answered by it."""
+"""The shipped model and codec in vLLM: what it answers is what `generate` gives."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 import torch
-from server_process import SERVE, running
 from torch import Tensor
 
 from del_codec.encode import encode
@@ -133,18 +127,3 @@ async def test_candidates_have_the_likelihood_that_the_model_gives_them(
             logits = model(inputs_embeds=torch.cat([prompts[0], after]).unsqueeze(0)).logits[0].float()
         plain = logits.log_softmax(-1)[len(prompts[0]) - 1 : -1].gather(1, torch.tensor(ids)[:, None])[:, 0]
         assert found == pytest.approx(plain.tolist(), abs=1e-3)
-
-
-@pytest.mark.asyncio(loop_scope="function")
-async def test_a_device_is_answered(tmp_path: Path) -> None:
-    """Runs last: by then the engine of the tests above has stopped or sleeps."""
-    command = [*SERVE, "--engine", "vllm", "--context", str(CONTEXT), "--max-concurrent", "4"]
-    blocked = "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; "
-    client = [sys.executable, "-c", blocked + "from del_client.cli import main; sys.exit(main())"]
-    environment = {**os.environ, "DEL_LEDGER": str(tmp_path / "ledger.sqlite3")}
-    with running(command) as address:
-        options = ["--server", address, "--mu", "20", "--max-tokens", "8", "--json"]
-        words = [*client, "ask", "What is the capital of France?", *options]
-        asked = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
-    figures = json.loads(asked.stdout)
-    assert figures["text"]

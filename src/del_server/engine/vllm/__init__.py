@@ -12,3 +12,5 @@ os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
 # A server for private prompts reports to nobody, unless it is told to.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+# The server's standard output has its own lines alone.
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
