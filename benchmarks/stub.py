@@ -95,6 +95,7 @@ class StubEngine(Engine):
         sampling: Sampling,
         adapter: str | None = None,  # noqa: ARG002
         prefix: Prefix | None = None,
+        caller: str = "",  # noqa: ARG002
     ) -> Generation:
         """See Engine; an answer has max_tokens tokens, or what the context leaves."""
         before = prefix.tokens if prefix else 0
@@ -109,6 +110,7 @@ class StubEngine(Engine):
         candidates: Sequence[Sequence[int]],  # noqa: ARG002
         adapter: str | None = None,  # noqa: ARG002
         prefix: Prefix | None = None,  # noqa: ARG002
+        caller: str = "",  # noqa: ARG002
     ) -> Scoring:
         """A stub has no opinion."""
         raise UnavailableError("the stub engine scores nothing")

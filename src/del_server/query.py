@@ -129,7 +129,7 @@ class Query:
             self.prompt.count()
             self._backend.metrics.token_bytes.observe(self.received_bytes / self.prompt.tokens)
             self._generation = self._backend.engine.submit(
-                prompt, self._opening.sampling, self.prompt.adapter, self.prompt.prefix
+                prompt, self._opening.sampling, self.prompt.adapter, self.prompt.prefix, self.caller
             )
             del prompt
             try:

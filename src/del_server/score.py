@@ -58,7 +58,9 @@ class Question:
             prompt, timings.decode = await self.prompt.embed()
             waited = time.perf_counter() - asked - timings.decode
             self.prompt.count()
-            scoring = self._backend.engine.score(prompt, self._candidates, self.prompt.adapter, self.prompt.prefix)
+            scoring = self._backend.engine.score(
+                prompt, self._candidates, self.prompt.adapter, self.prompt.prefix, self.caller
+            )
             del prompt
             try:
                 scored = await scoring.result()

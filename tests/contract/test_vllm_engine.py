@@ -17,6 +17,7 @@ from del_codec.errors import EngineError, InvalidValue, MismatchError, Unavailab
 from del_server import lora
 from del_server.engine.base import Engine, Generation, Sampling, Token
 from del_server.engine.capacity import EngineConfig, capacity_of
+from del_server.engine.transformers import TransformersEngine
 
 pytest.importorskip("vllm")
 from engine_faults import MARK
@@ -91,13 +92,45 @@ async def test_draws_are_those_of_the_transformers_engine_and_resumed_ones_go_on
     wide, llm = with_lora
     engine = wide.engine(Kept(llm))
     await engine.start()
-    options = {"temperature": 1.5, "top_p": 0.95, "seed": 11}
+    options = {"temperature": 1.5, "top_p": 0.95, "seed": 11, "repetition_penalty": 1.3}
+    ours = TransformersEngine(AutoModelForCausalLM.from_pretrained(wide.folder), EngineConfig())
+    await ours.start()
     whole = await tokens_of(answer(engine, wide, **options))
-    assert whole != await tokens_of(answer(engine, wide))
+    for chosen in (options, {"repetition_penalty": 1.3}, {}):
+        assert await tokens_of(answer(engine, wide, **chosen)) == await tokens_of(answer(ours, wide, **chosen))
+    await ours.stop()
     for cut in (1, 7):
-        sampling = Sampling(16, ignore_eos=True, position=cut, **options)
+        sampling = Sampling(16, ignore_eos=True, position=cut, before=tuple(whole[:cut]), **options)
         rest = await tokens_of(engine.submit(wide.embed(IDS + whole[:cut]), sampling))
         assert whole[:cut] + rest == whole
+    await engine.stop()
+
+
+class Watched(Kept):
+    """vLLM, and how many of each prompt's tokens it had kept."""
+
+    def __init__(self, llm: Any) -> None:
+        super().__init__(llm)
+        self.kept: list[int] = []
+
+    async def generate(self, *arguments: Any, **options: Any) -> AsyncIterator[Any]:
+        async for output in self._llm.generate(*arguments, **options):
+            if output.num_cached_tokens is not None and output.outputs[0].token_ids:
+                self.kept.append(output.num_cached_tokens)
+            yield output
+
+
+async def test_what_is_kept_of_a_prompt_is_for_its_caller_alone(with_lora: tuple[Wide, Any]) -> None:
+    wide, llm = with_lora
+    watched = Watched(llm)
+    engine = wide.engine(watched)
+    await engine.start()
+    soft, rest = wide.embed([7] * 64), wide.embed([8, 9])
+    prefix = engine.prefix(soft)
+    watched.kept.clear()
+    for caller in ("ada", "ada", "bob", "bob", "ada"):
+        await tokens_of(engine.submit(rest, Sampling(1), prefix=prefix, caller=caller))
+    assert watched.kept == [0, 64, 0, 64, 64]
     await engine.stop()
 
 

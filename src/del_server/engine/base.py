@@ -222,10 +222,15 @@ class Engine(ABC):
 
     @abstractmethod
     def submit(
-        self, prompt: Tensor, sampling: Sampling, adapter: str | None = None, prefix: Prefix | None = None
+        self,
+        prompt: Tensor,
+        sampling: Sampling,
+        adapter: str | None = None,
+        prefix: Prefix | None = None,
+        caller: str = "",
     ) -> Generation:
         """Queue a prompt [T, D], which stands behind a prefix if there is one; adapter: the name of a LoRA that the
-        model has for this prompt alone.
+        model has for this prompt alone. caller: whose it is; what an engine keeps of a prompt is for its caller alone.
 
         Raises InvalidValue for a prompt that the model must not see, ExhaustedError if the queue is full,
         UnavailableError if the engine has stopped.
@@ -238,9 +243,10 @@ class Engine(ABC):
         candidates: Sequence[Sequence[int]],
         adapter: str | None = None,
         prefix: Prefix | None = None,
+        caller: str = "",
     ) -> Scoring:
-        """Queue a prompt [T, D] and continuations of it, ids each, to be judged one apart from the other; adapter and
-        prefix as in submit.
+        """Queue a prompt [T, D] and continuations of it, ids each, to be judged one apart from the other; adapter,
+        prefix and caller as in submit.
 
         Raises what submit does, and InvalidValue for candidates that the model can't take.
         """

@@ -87,7 +87,12 @@ class TransformersEngine(Engine):
         await asyncio.to_thread(self._thread.join)
 
     def submit(
-        self, prompt: Tensor, sampling: Sampling, adapter: str | None = None, prefix: Prefix | None = None
+        self,
+        prompt: Tensor,
+        sampling: Sampling,
+        adapter: str | None = None,
+        prefix: Prefix | None = None,
+        caller: str = "",  # noqa: ARG002  of a prompt, nothing is kept
     ) -> Generation:
         """See Engine."""
         check_prompt(prompt, self.capacity, prefix.tokens if prefix else 0)
@@ -101,6 +106,7 @@ class TransformersEngine(Engine):
         candidates: SequenceOf[SequenceOf[int]],
         adapter: str | None = None,
         prefix: Prefix | None = None,
+        caller: str = "",  # noqa: ARG002  of a prompt, nothing is kept
     ) -> Scoring:
         """See Engine."""
         before = prefix.tokens if prefix else 0

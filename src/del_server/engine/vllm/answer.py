@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from del_codec.errors import EngineError
+from del_codec.errors import EngineError, ExhaustedError
 from del_server.engine.base import Capacity, Event, Finish, Generation, Reason, Sampling, Token
+from del_server.engine.sequence import UNREAD
 from del_server.engine.vllm.choosing import drawn
 from del_server.engine.vllm.job import Job
 from del_server.engine.vllm.request import Request, params_of
@@ -32,10 +33,15 @@ class Answer(Job, Generation):
         request, sampling = self._request, self._sampling
         if request is None:
             raise RuntimeError("the prompt was let go of")
-        choice = drawn(sampling) if sampling.temperature else None
+        plain = not sampling.temperature and sampling.repetition_penalty == 1
+        choice = None if plain else drawn(sampling)
         last, made = -1, 0
         async for tokens in request.steps(llm, params_of(self._most, self._stops, sampling.logprobs, choice)):
             self.prefilled()
+            if self._events.qsize() >= UNREAD:
+                raise ExhaustedError(
+                    f"{UNREAD} tokens of the answer wait to be read; read faster, and go on from there"
+                )
             for last, logprobs in tokens:
                 self._events.put_nowait(Token(last, logprobs))
                 made += 1

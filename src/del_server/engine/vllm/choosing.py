@@ -9,7 +9,8 @@ before this, from the model itself.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,15 +21,15 @@ from vllm.v1.sample.logits_processor.builtin import process_dict_updates
 
 from del_codec.errors import EngineError
 from del_server.engine.base import Sampling
-from del_server.engine.sampling import choose
+from del_server.engine.sampling import Draw, take
 
 # Of a request's extra_args: fields of a Sampling, or ids to force.
 DRAWN, FORCED = "del_sampling", "del_forced"
 
 
 def drawn(sampling: Sampling) -> dict[str, Any]:
-    """extra_args of a request whose tokens are drawn."""
-    return {DRAWN: dataclasses.asdict(sampling)}
+    """extra_args of a request whose tokens are drawn; vLLM itself reports the log-probabilities."""
+    return {DRAWN: dataclasses.asdict(dataclasses.replace(sampling, logprobs=None))}
 
 
 def forced(token_ids: Sequence[int]) -> dict[str, Any]:
@@ -36,16 +37,12 @@ def forced(token_ids: Sequence[int]) -> dict[str, Any]:
     return {FORCED: list(token_ids)}
 
 
-# A request's next token from its logits [V]; None for vLLM's own choice, the likeliest.
-Choice = Callable[[Tensor], int | None]
-
-
 class Chooser(LogitsProcessor):  # type: ignore[misc]
     """See the module's docstring."""
 
     def __init__(self, vllm_config: Any, device: torch.device, is_pin_memory: bool) -> None:
         del vllm_config, device, is_pin_memory  # vLLM hands them to every processor
-        self._choices: dict[int, Choice] = {}
+        self._rows: dict[int, Rule] = {}
 
     def is_argmax_invariant(self) -> bool:
         """No: greedy decoding takes what is chosen here."""
@@ -53,40 +50,40 @@ class Chooser(LogitsProcessor):  # type: ignore[misc]
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow the requests through the batch's rows."""
-        process_dict_updates(self._choices, batch_update, _choice_of)
+        process_dict_updates(self._rows, batch_update, _rule_of)
 
     def apply(self, logits: Tensor) -> Tensor:
         """float32 logits [n, V], changed in place."""
-        for row, choice in self._choices.items():
-            token = choice(logits[row])
-            if token is not None:
-                logits[row, token] = torch.inf
+        drawing = [(row, rule.draw()) for row, rule in self._rows.items() if rule.sampling is not None]
+        if drawing:
+            rows, draws = zip(*drawing, strict=True)
+            for row, taken in zip(rows, take(logits[list(rows)], draws), strict=True):
+                if not isinstance(taken, EngineError):  # raised here, it would end vLLM, for all
+                    logits[row, taken[0]] = torch.inf
+        for row, rule in self._rows.items():
+            # vLLM may compute one step more than it takes.
+            if len(rule.answer) < len(rule.forced):
+                logits[row, rule.forced[len(rule.answer)]] = torch.inf
         return logits
 
 
-def _choice_of(params: SamplingParams, _: Any, answer: list[int]) -> Choice | None:
-    """`answer` grows as the request does."""
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a request's tokens are chosen; `answer`, those so far, grows as the request does."""
+
+    answer: Sequence[int]
+    sampling: Sampling | None = None
+    forced: Sequence[int] = ()
+
+    def draw(self) -> Draw:
+        """What its next token is drawn by."""
+        if self.sampling is None:
+            raise RuntimeError("only a request that samples draws")
+        return Draw(self.sampling, self.sampling.position + len(self.answer), [*self.sampling.before, *self.answer])
+
+
+def _rule_of(params: SamplingParams, _: Any, answer: list[int]) -> Rule | None:
     extra = params.extra_args or {}
     if DRAWN in extra:
-        return _drawn(Sampling(**extra[DRAWN]), answer)
-    if FORCED in extra:
-        return _forced(extra[FORCED], answer)
-    return None
-
-
-def _drawn(sampling: Sampling, answer: Sequence[int]) -> Choice:
-    def choice(logits: Tensor) -> int | None:
-        try:
-            return choose(logits, sampling, sampling.position + len(answer), [*sampling.before, *answer])
-        except EngineError:  # an error here would end vLLM, for all
-            return None
-
-    return choice
-
-
-def _forced(token_ids: Sequence[int], answer: Sequence[int]) -> Choice:
-    def choice(_: Tensor) -> int | None:
-        # vLLM may compute one step more than it takes.
-        return token_ids[len(answer)] if len(answer) < len(token_ids) else None
-
-    return choice
+        return Rule(answer, sampling=Sampling(**extra[DRAWN]))
+    return Rule(answer, forced=extra[FORCED]) if FORCED in extra else None

@@ -114,10 +114,15 @@ class VllmEngine(Engine):
             llm.shutdown()
 
     def submit(
-        self, prompt: Tensor, sampling: Sampling, adapter: str | None = None, prefix: Prefix | None = None
+        self,
+        prompt: Tensor,
+        sampling: Sampling,
+        adapter: str | None = None,
+        prefix: Prefix | None = None,
+        caller: str = "",
     ) -> Generation:
         """See Engine."""
-        answer = Answer(self._request(prompt, adapter, prefix), sampling, self.capacity, self._forget)
+        answer = Answer(self._request(prompt, adapter, prefix, caller), sampling, self.capacity, self._forget)
         self._queue(answer)
         return answer
 
@@ -127,9 +132,10 @@ class VllmEngine(Engine):
         candidates: Sequence[Sequence[int]],
         adapter: str | None = None,
         prefix: Prefix | None = None,
+        caller: str = "",
     ) -> Scoring:
         """See Engine."""
-        request = self._request(prompt, adapter, prefix)
+        request = self._request(prompt, adapter, prefix, caller)
         check_candidates(candidates, len(request.prompt), self.capacity)
         job = ScoringJob(request, candidates, self._forget)
         self._queue(job)
@@ -152,12 +158,12 @@ class VllmEngine(Engine):
             return Health(False, f"the latest step succeeded {age:.0f} s ago")
         return Health(True, f"the latest step succeeded {age:.1f} s ago")
 
-    def _request(self, prompt: Tensor, adapter: str | None, prefix: Prefix | None) -> Request:
+    def _request(self, prompt: Tensor, adapter: str | None, prefix: Prefix | None, caller: str) -> Request:
         check_prompt(prompt, self.capacity, prefix.tokens if prefix else 0)
         if adapter is not None and adapter not in self._loras:
             raise InvalidValue("adapter", adapter, f"use one of {list(self._loras)}")
         whole = torch.cat([prefix.embeddings, prompt]) if prefix else prompt
-        return Request(whole, self._loras[adapter] if adapter else None, "", self._stepped)
+        return Request(whole, self._loras[adapter] if adapter else None, f"caller {caller}", self._stepped)
 
     def _queue(self, job: Job) -> None:
         if self._stopping or self._llm is None or self._llm.errored:
