@@ -127,6 +127,14 @@ class Session:
         self.reader = load_reader(self.table.spec, self._tokenizer, self._chat_template)
         self.desk = Desk(self.table, self.reader, self.policy)
 
+    async def answers(self) -> bool:
+        """Whether the server answers now, for callers with an event loop; nothing of any prompt is sent."""
+        try:
+            await self._transport.server_info()
+        except UnavailableError:
+            return False
+        return True
+
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger, opened when it is first needed."""

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from del_server import cli
 from del_server.engine import sequence
+from del_server.engine.batch import Batch
 
-if __name__ == "__main__":
-    seconds, forward = float(sys.argv[1]), sequence.forward
 
+def slowed(seconds: float, step: Callable[..., Any]) -> Callable[..., Any]:
     def slowly(*arguments: Any, **options: Any) -> Any:
         time.sleep(seconds)
-        return forward(*arguments, **options)
+        return step(*arguments, **options)
 
-    sequence.forward = slowly
+    return slowly
+
+
+if __name__ == "__main__":
+    seconds = float(sys.argv[1])
+    # One answer at a time, and many together.
+    sequence.forward = slowed(seconds, sequence.forward)
+    Batch.step = slowed(seconds, Batch.step)  # type: ignore[method-assign]
     sys.exit(cli.main(sys.argv[2:]))

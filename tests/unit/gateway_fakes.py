@@ -16,6 +16,7 @@ from del_client.gateway.link import Link
 from del_client.gateway.serving import address_of, listen, server_of
 from del_client.gateway.settings import GatewaySettings
 from del_client.loop_thread import LoopThread
+from del_client.web.routes import open_paths, web_routes
 from del_codec.v1 import inference_pb2 as pb
 
 END_OF_SEQUENCE = 1
@@ -94,7 +95,7 @@ class Gateway:
     async def _start(self) -> str:
         listener = self._stack.enter_context(listen("127.0.0.1", 0))
         link = Link(lambda: AsyncClient(self._address, **self._client))
-        uvicorn = server_of(create_app(link, self._settings))
+        uvicorn = server_of(create_app(link, self._settings, web_routes(), open_paths()))
         running = asyncio.create_task(uvicorn.serve(sockets=[listener]))
 
         async def stop() -> None:

@@ -87,7 +87,7 @@ async def test_the_dial_stands_at_the_devices_default(link: Link) -> None:
         facts = (await http.get("/del/dial")).json()
         assert (facts["model"], facts["default"], facts["trained"]) == ("tiny", {"mu": 8.0, "bits": 1}, [1, 40])
         assert [row["mu"] for row in facts["measured"]] == [5, 8, 9]
-        assert facts["rule"]
+        assert (bool(facts["rule"]), facts["online"]) == (True, True)
     async with caller(link, GatewaySettings(options={"mu": 5, "bits": 2})) as http:
         facts = (await http.get("/del/dial")).json()
         assert (facts["default"], facts["rule"]) == ({"mu": 5.0, "bits": 2}, None)

@@ -63,7 +63,7 @@ def api_routes() -> list[Route]:
 async def _show_dial(request: Request) -> Response:
     state = state_of(request)
     client = await state.link.client()
-    return JSONResponse(_dial(state, client))
+    return JSONResponse({**_dial(state, client), "online": await client.answers()})
 
 
 async def _show_budget(request: Request) -> Response:

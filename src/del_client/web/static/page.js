@@ -6,10 +6,12 @@ import { Dial } from "./dial.js";
 import { byId, say } from "./dom.js";
 import { clearReading, showReading, showSent } from "./panel.js";
 
-const RETRY_MS = 3000;
+const RETRY_MS = 1500;
 const draft = byId("draft");
 const page = crypto.randomUUID();
 let online = false;
+let readable = false;
+let retry = 0;
 let answered = null;
 
 const dial = new Dial(() => read());
@@ -19,39 +21,47 @@ const chat = new Chat({
   refused: (text, failure) => {
     if (!draft.value) draft.value = text;
     grow();
-    if (failure.offline || failure.needsToken) lost(failure);
+    if (failure.offline || failure.needsToken) connect();
   },
 });
 
-// --- the server
+// --- the server: asked again and again while it is away
 
 async function connect() {
+  clearTimeout(retry);
+  let facts;
   try {
-    const facts = await get("/del/dial");
-    dial.learn(facts);
-    chat.model = facts.model;
-    online = true;
-    status("on", `${facts.model} at ${facts.server}`);
-    say(byId("codec"), `codec ${facts.codec.slice(0, 16)}…, ${facts.dim} coordinates a token, trained for mu ${facts.trained.join(" to ")}` +
-      (facts.rule ? `; the default is ${facts.rule}` : ""));
-    byId("ask-token").hidden = true;
-    account();
-    read();
+    facts = await get("/del/dial");
   } catch (failure) {
-    lost(failure);
+    return lost(failure);
   }
+  dial.learn(facts);
+  chat.model = facts.model;
+  readable = true;
+  online = facts.online;
+  byId("ask-token").hidden = true;
+  say(byId("codec"), `codec ${facts.codec.slice(0, 16)}…, ${facts.dim} coordinates a token, trained for mu ${facts.trained.join(" to ")}` +
+    (facts.rule ? `; the default is ${facts.rule}` : ""));
+  if (online) status("on", `${facts.model} at ${facts.server}`);
+  else {
+    status("off", `The server at ${facts.server} doesn't answer. Nothing can be sent; what you write is read all the same.`);
+    retry = setTimeout(connect, RETRY_MS);
+  }
+  account();
+  read();
   buttons();
 }
 
+// Nothing is known of the server, or this page may not ask.
 function lost(failure) {
-  online = false;
+  online = readable = false;
   const asks = Boolean(failure.needsToken);
   byId("ask-token").hidden = !asks;
   if (asks) byId("token").focus();
+  else retry = setTimeout(connect, RETRY_MS);
   status("off", asks ? "Locked: the gateway wants its token" : failure.message);
   clearReading(asks ? "Locked" : "No server: nothing can leave, and nothing can be read");
   buttons();
-  if (!asks) setTimeout(connect, RETRY_MS);
 }
 
 function status(state, text) {
@@ -75,9 +85,9 @@ let changed = false;
 
 async function read() {
   changed = true;
-  if (reading || !online) return;
+  if (reading || !readable) return;
   reading = true;
-  while (changed && online) {
+  while (changed && readable) {
     changed = false;
     const text = draft.value;
     try {
@@ -87,7 +97,7 @@ async function read() {
         say(byId("state"), text ? "A preview. Nothing of it has been sent." : "A preview of what you write. Nothing is sent before you say so.");
       }
     } catch (failure) {
-      if (failure.offline || failure.needsToken) lost(failure);
+      if (failure.offline || failure.needsToken) connect();
       else clearReading(failure.message);
     }
   }
