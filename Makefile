@@ -46,9 +46,9 @@ proto: $(SERVER)/.dev
 metrics-doc: $(SERVER)/.dev
 	$(SERVER)/bin/python deploy/generate_metrics.py
 
-# Debian's programs that some tests use, and are skipped without: Prometheus and systemd-analyze.
+# Debian's programs that some tests use, and are skipped without: Prometheus, systemd-analyze and Chromium.
 tools:
-	@for each in promtool:prometheus systemd-analyze:systemd; do \
+	@for each in promtool:prometheus systemd-analyze:systemd chromium:chromium; do \
 	  if command -v $${each%:*} >/dev/null; then continue; fi; \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    export DEBIAN_FRONTEND=noninteractive; \

@@ -19,6 +19,7 @@ from pathlib import Path
 from socket import socket
 from urllib.parse import urlsplit
 
+from benchmarks.page import reading_ms
 from benchmarks.server_process import running_server, started
 from benchmarks.target import Target
 from del_client import AsyncClient
@@ -165,4 +166,5 @@ TARGETS = [
     Target("gateway.first_byte_over_client_ms", 3, "at most", first_byte_ms),
     Target("gateway.tokens_a_second_over_client", 0.95, "at least", rate),
     Target("gateway.tokens_after_leaving", 1, "at most", tokens_after_leaving),
+    Target("gateway.reading_after_key_ms", 100, "at most", reading_ms),
 ]

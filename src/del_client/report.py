@@ -15,9 +15,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from del_client.limits import exact_epsilon
 from del_client.policy import Kind
 from del_client.prompt import Span
-from del_codec.accounting import Release, epsilon, epsilon_of
+from del_codec.accounting import Release, epsilon_of
 from del_codec.attacks import map_guess
 from del_codec.caps import cap_prior, cap_uniform
 from del_codec.frame import PrivateSegment, Segment
@@ -164,8 +165,8 @@ def noise_report(
         mu=max(setting.mu(table.spec.dim) for setting in settings),
         bits=max(setting.bits for setting in settings),
         delta=delta,
-        epsilon_token=max(_epsilon_of_one(one, delta) for one in single),
-        epsilon_prompt=epsilon_of([release_of(table, setting, tokens) for setting, tokens in noise], delta),
+        epsilon_token=max(exact_epsilon((one,), delta) for one in single),
+        epsilon_prompt=exact_epsilon(tuple(release_of(table, setting, tokens) for setting, tokens in noise), delta),
         cap_uniform=max(_cap_of_one(one, table.spec.vocabulary) for one in single),
         cap_prior=max(cap(one) for one in single),
         secrets=secrets,
@@ -173,7 +174,6 @@ def noise_report(
 
 
 # A device uses few settings, and a text that is read while it is written asks for the same ones at every key.
-_epsilon_of_one = lru_cache(maxsize=64)(epsilon)
 _cap_of_one = lru_cache(maxsize=64)(cap_uniform)
 
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 CHROMIUM = shutil.which("chromium")
 WAIT_MS = 20_000
 expect.set_options(timeout=WAIT_MS)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: `make browser` installs it")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: `make tools` installs it")
 
 
 @contextmanager

@@ -157,6 +157,7 @@ function latest({ started, first, ended, tokens, figures }) {
     speed: tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null,
     tokens,
     charged: figures ? figures.epsilon_charged : null,
+    conversation: figures ? figures.epsilon_prompt : null,
     chargedTokens: figures ? figures.charged_tokens : 0,
   };
 }

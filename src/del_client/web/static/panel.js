@@ -121,6 +121,7 @@ export function showSent(latest, budget) {
   if (latest) {
     rows.push(["time to first token", latest.first === null ? "–" : `${Math.round(latest.first)} ms`, ""]);
     rows.push(["speed", latest.speed === null ? "–" : `${figure(latest.speed)} tokens/s`, latest.tokens === null ? "" : `${latest.tokens} tokens`]);
+    if (latest.conversation) rows.push(["all private tokens of this chat", `epsilon ${figureUp(latest.conversation)}`, "if no setting was chosen after an answer"]);
     if (latest.charged !== null) rows.push(["charged for it", `epsilon ${figureUp(latest.charged)}`, `${latest.chargedTokens} tokens`]);
   } else rows.push(["answers", "none yet", ""]);
   if (budget) {
