@@ -177,9 +177,16 @@ def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]
         running=lambda: engine.load().running,
         waiting=lambda: max(0, admission.taken - engine.load().running),
         kv_tokens=lambda: engine.load().kv_tokens,
+        kv_bytes=lambda: engine.load().kv_bytes,
         healthy=lambda: float(engine.health().ok),
     )
-    waiting = admission.places - capacity.running
-    backend.metrics.watch(gauges, Bounds(capacity.running, waiting, capacity.kv_tokens, capacity.kv_token_bytes))
+    bounds = Bounds(
+        running=capacity.running,
+        waiting=admission.places - capacity.running,
+        kv_tokens=capacity.kv_tokens,
+        kv_token_bytes=capacity.kv_token_bytes,
+        kv_bytes=capacity.kv_bytes,
+    )
+    backend.metrics.watch(gauges, bounds)
     backend.metrics.registry.register(GpuMemory())
     return backend.metrics.listen(config.host, config.metrics_port) if config.metrics_port else lambda: None

@@ -96,6 +96,7 @@ async def test_the_gauges_say_how_full_the_server_is(start_server: StartServer) 
         await talk.until(lambda: bool(talk.replies[1].deltas))
         assert serving.sample("queries_running") == 1
         assert 400 <= serving.sample("kv_cache_tokens") <= 600
+        assert 0 < serving.sample("kv_cache_bytes") <= serving.sample("kv_cache_bytes_limit")
         await talk.cancel(1)
         await talk.answer(1)
         assert serving.sample("kv_cache_tokens") == 0

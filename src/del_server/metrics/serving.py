@@ -21,11 +21,12 @@ OTHER = "OTHER"
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What is read at every scrape: queries and tokens of keys and values in the engine, 1 for a healthy engine."""
+    """What is read at every scrape: queries, tokens and bytes of keys and values in the engine; 1 for a healthy one."""
 
     running: Callable[[], float]
     waiting: Callable[[], float]
     kv_tokens: Callable[[], float]
+    kv_bytes: Callable[[], float]
     healthy: Callable[[], float]
 
 
@@ -37,6 +38,7 @@ class Bounds:
     waiting: int
     kv_tokens: int
     kv_token_bytes: int
+    kv_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +134,17 @@ class Metrics:
         gauge("queries_running", "Queries that the engine steps.", gauges.running)
         gauge("queries_waiting", "Queries whose prompt is complete and that wait for the engine.", gauges.waiting)
         gauge("kv_cache_tokens", "Tokens of keys and values that queries in the engine may take.", gauges.kv_tokens)
+        gauge("kv_cache_bytes", "Memory that keys and values have; 0 where not known.", gauges.kv_bytes)
         gauge("engine_healthy", "1 if the latest step of the model succeeded, and lately.", gauges.healthy)
         for name, help_text, bound in (
             ("queries_running_limit", "The most queries that the engine steps at once.", bounds.running),
             ("queries_waiting_limit", "The most queries that wait for the engine.", bounds.waiting),
             ("kv_cache_tokens_limit", "The most tokens of keys and values.", bounds.kv_tokens),
+            (
+                "kv_cache_bytes_limit",
+                "The most memory of keys and values; 0 where not known.",
+                bounds.kv_bytes,
+            ),
             ("kv_cache_token_bytes", "Bytes of one token's keys and values.", bounds.kv_token_bytes),
         ):
             self._meters.constant(name, help_text, bound)
