@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+DEVICE = os.environ.get("DEL_DEVICE_PYTHON", sys.executable)
+
 
 @contextmanager
 def gateway(server: str, codec: Path, folder: Path, *options: str) -> Iterator[str]:
     """The gateway's URL. It must leave cleanly."""
     files = ["--tokenizer", str(codec / "tokenizer.json"), "--chat-template", str(codec / "chat_template.jinja")]
-    command = [sys.executable, "-m", "del_client.cli", "gateway", "--port", "0", "--server", server, *files, *options]
+    command = [DEVICE, "-m", "del_client.cli", "gateway", "--port", "0", "--server", server, *files, *options]
     environment = {**os.environ, "DEL_CACHE": str(folder), "DEL_LEDGER": str(folder / "ledger.sqlite3")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from del_client.gateway.asked import MAX_CHOICES, MAX_MESSAGES, Said, read_chat, read_text
 from del_client.gateway.bodies import parse
@@ -196,3 +198,47 @@ def test_what_is_no_json_object_of_whole_characters_is_refused(data: bytes) -> N
 
 def test_escaped_characters_are_read() -> None:
     assert parse(json.dumps({"a": "é😀"}).encode()) == {"a": "é😀"}
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_PART = st.fixed_dictionaries({}, optional={"type": st.just("text") | _JSON, "text": st.text() | _JSON, "x": _JSON})
+_MESSAGE = st.fixed_dictionaries(
+    {},
+    optional={
+        "role": st.sampled_from(["user", "system", "assistant", "tool"]) | _JSON,
+        "content": st.text() | st.lists(_PART) | _JSON,
+        **dict.fromkeys(("name", "tool_calls", "refusal"), _JSON),
+    },
+)
+_BODY = st.fixed_dictionaries(
+    {},
+    optional={
+        "model": st.text() | _JSON,
+        "messages": st.lists(_MESSAGE, max_size=3) | _JSON,
+        "prompt": st.text() | st.lists(st.text(), max_size=3) | _JSON,
+        "del": st.dictionaries(st.sampled_from(["mu", "bits", "clear", "marks", "top_k", "x"]), _JSON) | _JSON,
+        "stream_options": st.dictionaries(st.sampled_from(["include_usage", "x"]), _JSON) | _JSON,
+        **dict.fromkeys(
+            ("n", "stop", "seed", "stream", "logprobs", "top_logprobs", "max_tokens", "temperature", "tools", "user"),
+            _JSON,
+        ),
+    },
+)
+
+
+def refused(read: Any, body: dict[str, Any]) -> ApiError | None:
+    try:
+        read(body)
+    except ApiError as error:
+        return error
+    return None
+
+
+@given(_BODY)
+def test_whatever_comes_is_read_or_refused_by_name(body: dict[str, Any]) -> None:
+    for error in (refused(read_chat, body), refused(read_text, body)):
+        assert error is None or (error.status == 400 and error.body["error"]["param"])

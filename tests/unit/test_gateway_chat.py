@@ -451,7 +451,9 @@ class TestRefusals:
                 "context_length_exceeded",
             )
             vast = app.post("/v1/chat/completions", messages=[said("x" * 500), said("x" * 461)])
-            assert vast.json()["error"]["message"].startswith("a prompt of 961 characters: at most 960 are read")
+            assert vast.json()["error"]["message"].startswith("prompt tokens is '961 characters': at most 960 are read")
+            text = app.post("/v1/completions", prompt="x" * 100).json()["error"]
+            assert (text["param"], text["code"]) == ("prompt", "context_length_exceeded")
             many = app.post("/v1/chat/completions", messages=[said("x")], max_tokens=51)
             assert many.json()["error"]["param"] == "max_tokens"
             assert app.charged() == 0

@@ -46,7 +46,7 @@ async def _counted(request: Request, kind: str, read: Read, shape: type[Shape]) 
         response = await _answered(request, state, read, shape)
         status = response.status_code
     except Exception as error:
-        refused = api_error(error)
+        refused = api_error(error, shape.prompt_field)
         status = refused.status
         raise refused from error
     finally:

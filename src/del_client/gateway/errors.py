@@ -37,19 +37,17 @@ INVALID, REFUSED, DENIED, LIMITED, SERVER = (
     "server_error",
 )
 NOT_AGAIN = {"x-should-retry": "false"}
-# Of a DEL field the name that it has in a request.
+# Of a DEL field the name that it has in a request; the prompt's depends on the request.
 _PARAMS = {
     "max_new_tokens": "max_tokens",
-    "tokens of prompt and answer": "messages",
-    "prompt tokens": "messages",
-    "segments": "messages",
-    "prompt": "messages",
     "mu": "del.mu",
     "bits": "del.bits",
     "top_k": "del.top_k",
     "repetition_penalty": "del.repetition_penalty",
 }
-_TOO_LONG = ("tokens of prompt and answer", "prompt tokens", "segments")
+TOO_LONG = "prompt tokens"
+_TOO_LONG = (TOO_LONG, "tokens of prompt and answer", "segments")
+_OF_PROMPT = (*_TOO_LONG, "prompt", "messages", "message")
 _log = logging.getLogger(__name__)
 
 
@@ -81,23 +79,24 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, self.headers)
 
 
-def api_error(error: Exception) -> ApiError:
-    """What a caller is told of any error."""
+def api_error(error: Exception, prompt: str = "messages") -> ApiError:
+    """What a caller is told of any error. prompt: the field that holds the prompt."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):
         return ApiError(error.status_code, error.detail, code="not_found" if error.status_code == 404 else None)
     if isinstance(error, DelError):
-        return _of_del(error)
+        return _of_del(error, prompt)
     _log.error("the gateway failed", exc_info=error)
     return ApiError(500, "the gateway failed; its log says more", kind=SERVER, code="internal_error")
 
 
-def _of_del(error: DelError) -> ApiError:
+def _of_del(error: DelError, prompt: str) -> ApiError:
     text = str(error)
     if isinstance(error, InvalidValue):
         code = "context_length_exceeded" if error.field in _TOO_LONG else "invalid_value"
-        return ApiError(400, text, param=_PARAMS.get(error.field, error.field), code=code)
+        param = prompt if error.field in _OF_PROMPT else _PARAMS.get(error.field, error.field)
+        return ApiError(400, text, param=param, code=code)
     if isinstance(error, LimitExceeded):
         return _of_limit(error)
     if isinstance(error, PrivacyRefusal):

@@ -130,7 +130,7 @@ class Served:
         self._ended = True
         if isinstance(error, MismatchError):
             await self._state.link.renew(self._client)
-        return api_error(error)
+        return api_error(error, self._shape.prompt_field)
 
     async def close(self) -> None:
         """Cancel what still runs; closing twice is fine."""

@@ -24,7 +24,7 @@ Json = dict[str, Any]
 class Shape(ABC):
     """One of OpenAI's two: what is said of a request, and of each choice. fingerprint: the codec's, in hex."""
 
-    prefix = whole_object = chunk_object = ""
+    prefix = whole_object = chunk_object = prompt_field = ""
 
     def __init__(self, model: str, fingerprint: str, tokenizer: Tokenizer) -> None:
         self._id = f"{self.prefix}-{secrets.token_hex(14)}"
@@ -71,6 +71,7 @@ class ChatShape(Shape):
     """Of /v1/chat/completions."""
 
     prefix, whole_object, chunk_object = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    prompt_field = "messages"
 
     def opening(self, choice: int) -> list[Json]:
         """The role comes first, by itself."""
@@ -108,6 +109,7 @@ class TextShape(Shape):
     """Of /v1/completions."""
 
     prefix, whole_object, chunk_object = "cmpl", "text_completion", "text_completion"
+    prompt_field = "prompt"
 
     def opening(self, choice: int) -> list[Json]:  # noqa: ARG002
         """Nothing comes first."""

@@ -14,11 +14,12 @@ from del_client.answer import Answer
 from del_client.client import AsyncClient
 from del_client.conversation import Conversation
 from del_client.gateway.asked import Asked, ChatAsked, Said, TextAsked
-from del_client.gateway.errors import ApiError
+from del_client.gateway.errors import TOO_LONG
 from del_client.gateway.history import Chat, History
 from del_client.gateway.settings import GatewaySettings
 from del_client.message import MAX_PROMPT_CHARS, Message
 from del_client.terminal import safe
+from del_codec.errors import InvalidValue
 
 # Of prose it is about four; of the longest runs of blanks or dashes, more than this.
 MOST_CHARS_A_TOKEN = 16
@@ -51,7 +52,7 @@ class Turn:
 def turns_of(client: AsyncClient, history: History, settings: GatewaySettings, asked: Asked) -> list[Turn]:
     """All answers that a request asks for, in the order of their index; nothing is sent yet.
 
-    Raises ApiError, InvalidValue and PrivacyRefusal for what can't be asked.
+    Raises InvalidValue and PrivacyRefusal for what can't be asked.
     """
     _check_length(client, asked)
     desk = _Desk(client, history, settings, asked)
@@ -77,8 +78,7 @@ def _check_length(client: AsyncClient, asked: Asked) -> None:
     most = min(tokens * MOST_CHARS_A_TOKEN, MAX_PROMPT_CHARS) if tokens else MAX_PROMPT_CHARS
     chars = max(asked.lengths)
     if chars > most:
-        text = f"a prompt of {chars} characters: at most {most} are read"
-        raise ApiError(400, text, param="messages", code="context_length_exceeded")
+        raise InvalidValue(TOO_LONG, f"{chars} characters", f"at most {most} are read for this server")
 
 
 class _Desk:
