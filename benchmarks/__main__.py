@@ -1,6 +1,6 @@
-"""`python -m benchmarks targets [GROUP...]`: measure the targets of these groups (default: all), a line each.
+"""`python -m benchmarks GROUP|all [--quick]` measures and reports; `targets` checks what is promised.
 
-Exit code 1 if one falls short.
+`targets [GROUP...]` prints a line for each target and exits with 1 if one falls short.
 """
 
 from __future__ import annotations
@@ -9,8 +9,13 @@ import argparse
 import importlib
 import importlib.util
 import sys
+from pathlib import Path
 
+from benchmarks.harness import SECTIONS, run
+from benchmarks.section import Settings
 from benchmarks.target import GROUPS, Target
+
+OUT = Path("build/benchmarks")
 
 
 def main() -> int:
@@ -19,14 +24,42 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     targets = commands.add_parser("targets", help="name measured goal ok|short, a line each")
     targets.add_argument("groups", nargs="*", choices=[*GROUPS, []], metavar="GROUP", help=", ".join(GROUPS))
-    chosen = parser.parse_args().groups or GROUPS
+    for group in [*SECTIONS, "all"]:
+        _add_measuring(commands.add_parser(group, help="measure, and write a report"))
+    arguments = parser.parse_args()
+    if arguments.command == "targets":
+        return check(arguments.groups or GROUPS)
+    settings = Settings(arguments.quick, arguments.engine, arguments.first_token_bound)
+    groups = list(SECTIONS) if arguments.command == "all" else [arguments.command]
+    run(groups, settings, arguments.out)
+    print(f"{arguments.out}/report.html, report.md, results.json, results.csv")
+    return 0
+
+
+def check(groups: list[str]) -> int:
+    """Print the targets of these groups; 1 if one falls short."""
     results = []
-    for group in chosen:
+    for group in groups:
         for target in _targets(group):
             line, ok = target.line()
             print(line, flush=True)
             results.append(ok)
     return 0 if all(results) else 1
+
+
+def _add_measuring(parser: argparse.ArgumentParser) -> None:
+    defaults = Settings()
+    add = parser.add_argument
+    add("--quick", action="store_true", help="less of everything")
+    add("--out", type=Path, default=OUT, metavar="DIR", help="where the report goes (default: %(default)s)")
+    add("--engine", default=defaults.engine, metavar="E", help="of the server under load (default: %(default)s)")
+    add(
+        "--first-token-bound",
+        type=float,
+        default=defaults.first_token_bound,
+        metavar="S",
+        help="answers that begin later are no goodput (default: %(default)s)",
+    )
 
 
 def _targets(group: str) -> list[Target]:

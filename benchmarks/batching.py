@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from del_codec.encode import encode
+from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
 from del_codec.shipped import codec_folders
 from del_codec.v1 import inference_pb2 as pb
@@ -53,30 +54,35 @@ class Bench:
         self.model = load_model("smollm2")
         self.codec = ServedCodec.load(codec_folders()[0], self.model)
 
-    def segment(self) -> Any:
-        """TOKENS private tokens at one bit, drawn afresh."""
+    def segment(self, tokens: int = TOKENS) -> PrivateSegment:
+        """So many private tokens at one bit, drawn afresh."""
         setting = NoiseSetting.from_mu(MU, self.codec.table.spec.dim, 1)
-        return encode(self.codec.table, list(range(100, 100 + TOKENS)), setting)
+        return encode(self.codec.table, list(range(100, 100 + tokens)), setting)
 
     def embeddings(self) -> Tensor:
         """Those of such a prompt, soft prompt in front [P + TOKENS, D]."""
         return self.codec.embed([self.segment()])
 
-    async def ask(self, stub: Any, tokens: int = TOKENS) -> Answer:
-        """One query on a stream of its own."""
-        segment = self.segment()
+    def request(self, prompt: int, tokens: int) -> pb.GenerateRequest:
+        """A whole query: so many private tokens in, exactly so many out."""
+        segment = self.segment(prompt)
         private = pb.PrivateSegment(
             bits=1, noise_scale=segment.setting.scale, tokens=segment.tokens, payload=segment.payload
         )
         opening = pb.OpenQuery(
             codec_fingerprint=bytes.fromhex(self.codec.fingerprint),
-            prompt_tokens=TOKENS,
+            prompt_tokens=prompt,
             options=pb.GenerationOptions(max_new_tokens=tokens, ignore_eos=True),
             segments=[pb.Segment(private=private)],
             end=True,
         )
+        return pb.GenerateRequest(query_id=1, open=opening)
+
+    async def ask(self, stub: Any, tokens: int = TOKENS) -> Answer:
+        """One query on a stream of its own."""
+        request = self.request(TOKENS, tokens)
         started, first, count = time.perf_counter(), 0.0, 0
-        async for response in stub.Generate(iter([pb.GenerateRequest(query_id=1, open=opening)])):
+        async for response in stub.Generate(iter([request])):
             if response.HasField("error"):
                 raise SystemExit(f"the server refused: {response.error.message}")
             count += len(response.delta.token_ids)
@@ -103,16 +109,16 @@ class Bench:
             await self.ask(stub, 2)
             yield stub
 
-    def offline(self, streams: int) -> float:
-        """Tokens a second of `generate` on the embeddings of so many prompts in one batch."""
+    def offline(self, streams: int, tokens: int = TOKENS) -> float:
+        """Tokens a second of `generate` on the embeddings of so many prompts in one batch, so many tokens each."""
         batch = torch.stack([self.embeddings() for _ in range(streams)])
         started = time.perf_counter()
         with torch.inference_mode():
             made = self.model.generate(
                 inputs_embeds=batch,
                 attention_mask=torch.ones(batch.shape[:2], dtype=torch.long),
-                max_new_tokens=TOKENS,
-                min_new_tokens=TOKENS,
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
                 do_sample=False,
             )
         return float(made.numel() / (time.perf_counter() - started))

@@ -1,0 +1,59 @@
+"""Results as plots: SVG text, a line for each way, bars for the spread of repeats. Drawn by matplotlib."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib as mpl
+
+from benchmarks.report.results import Result, Run
+from benchmarks.section import Plot
+
+mpl.use("svg")
+mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.family": "sans-serif", "font.size": 9})
+
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import FuncFormatter  # noqa: E402
+
+
+def svg(run: Run, group: str, plot: Plot) -> str:
+    """An <svg> element; "" where fewer than two places were measured."""
+    lines = _lines(run, group, plot)
+    if max((len(points) for points in lines.values()), default=0) < 2:
+        return ""
+    figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    for way, points in lines.items():
+        _draw(axes, way, plot, points)
+    unit = next(iter(lines.values()))[0].unit
+    axes.set(xlabel=plot.x, ylabel=unit, title=plot.title)
+    if not plot.linear:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_xticks(sorted({float(result.at[plot.x]) for points in lines.values() for result in points}))
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _lines(run: Run, group: str, plot: Plot) -> dict[str, list[Result]]:
+    lines: dict[str, list[Result]] = {}
+    for result in run.of(group):
+        if result.name == plot.name and isinstance(result.at.get(plot.x), int | float):
+            others = [str(value) for name, value in result.at.items() if name != plot.x and value != "closed"]
+            lines.setdefault(", ".join([result.way, *others]), []).append(result)
+    return {way: sorted(points, key=lambda result: float(result.at[plot.x])) for way, points in lines.items()}
+
+
+def _draw(axes: plt.Axes, way: str, plot: Plot, points: list[Result]) -> None:
+    medians = [result.median for result in points]
+    spreads = [result.spread for result in points]
+    below = [median - low for median, (low, _) in zip(medians, spreads, strict=True)]
+    above = [high - median for median, (_, high) in zip(medians, spreads, strict=True)]
+    places = [float(result.at[plot.x]) for result in points]
+    axes.errorbar(places, medians, yerr=[below, above], marker="o", markersize=3, capsize=2, linewidth=1.2, label=way)

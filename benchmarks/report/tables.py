@@ -1,0 +1,73 @@
+"""Results as rows of text: one row for each way at each place, a cell for each figure, its spread and its ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.report.results import Result, Run
+from benchmarks.section import Table
+
+Row = tuple[str, ...]
+SMALL = (("s", 1.0, "ms", 1e3), ("ms", 1.0, "µs", 1e3), ("µs", 1.0, "ns", 1e3))
+
+
+def table_rows(run: Run, group: str, table: Table) -> list[Row]:
+    """The header, then the rows; nothing but the header where no result fits."""
+    found = [result for result in run.of(group) if result.name in table.names and set(result.at) <= set(table.rows)]
+    places: dict[Row, dict[str, Result]] = {}
+    for result in found:
+        place = (*(_place(result.at.get(name, "")) for name in table.rows), result.way)
+        places.setdefault(place, {})[result.name] = result
+    used = [at for at in range(len(table.rows)) if any(place[at] for place in places)]
+    header = (*(table.rows[at] for at in used), "way", *table.names)
+    rows = [
+        (*(place[at] for at in used), place[-1], *(_cell(run, figures.get(name)) for name in table.names))
+        for place, figures in places.items()
+    ]
+    return [header, *rows]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table of GitHub's Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+
+
+def _place(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _cell(run: Run, result: Result | None) -> str:
+    if result is None:
+        return ""
+    text = quantity(result.median, result.unit)
+    if len(result.values) > 1:
+        low, high = result.spread
+        text += f" ({number(low, result)} to {number(high, result)})"
+    ratio = run.ratio(result)
+    return text if ratio is None else f"{text}; {ratio:.3g} × {result.peer}"
+
+
+def quantity(value: float, unit: str) -> str:
+    """A number with its unit, in three digits, seconds in a unit that suits them."""
+    value, unit = _scaled(value, unit)
+    return f"{value:.3g} {unit}" if abs(value) < 1000 else f"{value:.0f} {unit}"
+
+
+def number(value: float, like: Result) -> str:
+    """A number in the unit that a result's median is shown in."""
+    factor = _factor(like.median, like.unit)
+    value *= factor
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def _scaled(value: float, unit: str) -> tuple[float, str]:
+    for have, below, smaller, factor in SMALL:
+        if unit == have and 0 < abs(value) < below:
+            return _scaled(value * factor, smaller)
+    return value, unit
+
+
+def _factor(median: float, unit: str) -> float:
+    scaled, _ = _scaled(median, unit)
+    return scaled / median if median else 1.0

@@ -1,0 +1,125 @@
+"""What a benchmark leaves behind: data that survives the file, ratios to peers, tables and a page."""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks import harness
+from benchmarks.report.plots import svg
+from benchmarks.report.results import SCHEMA, Recorder, Result, Run
+from benchmarks.report.tables import markdown, quantity, table_rows
+from benchmarks.section import Plot, Section, Settings, Step, Table
+from del_codec.errors import ArtifactError
+
+
+def run_of(*results: Result) -> Run:
+    return Run("python -m benchmarks x", "2026-01-01T00:00:00+00:00", 1.5, True, {"cores": "2"}, results)
+
+
+def result(way: str, size: int, *values: float, peer: str = "") -> Result:
+    return Result("x", "time", "s", "lower", way, {"size": size}, values, peer)
+
+
+RUN = run_of(
+    result("ours", 1, 2.0, 6.0, 3.0, peer="theirs"),
+    result("theirs", 1, 1.0, 2.0, 2.0),
+    result("ours", 2, 4.0, peer="theirs"),
+    result("theirs", 2, 2.0, 3.0),
+    result("ours", 4, 0.008),
+)
+TABLE = Table("Times", ("size", "unused"), ("time",))
+
+
+def test_a_run_survives_its_file(tmp_path: Path) -> None:
+    RUN.write_json(tmp_path / "a.json")
+    assert Run.read(tmp_path / "a.json") == RUN
+    assert json.loads((tmp_path / "a.json").read_text())["schema"] == SCHEMA
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"schema": "del-benchmarks/0"}', f'{{"schema": "{SCHEMA}", "x": 1}}']
+)
+def test_what_is_no_run_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"a\.json"):
+        Run.read(tmp_path / "a.json")
+
+
+def test_ratios_pair_the_turns_where_they_can() -> None:
+    paired, _, unpaired, _, alone = RUN.results
+    assert RUN.ratio(paired) == 2.0  # of 2, 3 and 1.5
+    assert RUN.ratio(unpaired) == 4 / 2.5
+    assert RUN.ratio(alone) is None
+
+
+def test_a_line_of_csv_for_each_figure(tmp_path: Path) -> None:
+    RUN.write_csv(tmp_path / "a.csv")
+    with (tmp_path / "a.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 5
+    assert rows[0] == {
+        **{"group": "x", "name": "time", "way": "ours", "at": "size=1", "unit": "s", "median": "3.0", "low": "2.0"},
+        **{"high": "6.0", "repeats": "3", "peer": "theirs", "ratio": "2.0"},
+    }
+
+
+def test_a_table_has_a_row_for_each_way_at_each_place() -> None:
+    assert table_rows(RUN, "x", TABLE) == [
+        ("size", "way", "time"),
+        ("1", "ours", "3 s (2 to 6); 2 × theirs"),
+        ("1", "theirs", "2 s (1 to 2)"),
+        ("2", "ours", "4 s; 1.6 × theirs"),
+        ("2", "theirs", "2.5 s (2 to 3)"),
+        ("4", "ours", "8 ms"),
+    ]
+    assert markdown([("a", "b"), ("1", "2")]) == "| a | b |\n|---|---|\n| 1 | 2 |\n"
+
+
+def test_quantities_have_three_digits_and_a_unit_that_suits() -> None:
+    shown = [quantity(value, "s") for value in (0.0, 1234.5, 1.2345, 0.0123, 4.56e-5, 7e-9)]
+    assert shown == ["0 s", "1234 s", "1.23 s", "12.3 ms", "45.6 µs", "7 ns"]
+    assert quantity(0.5, "tokens/s") == "0.5 tokens/s"
+
+
+def test_a_plot_has_a_line_for_each_way() -> None:
+    drawn = svg(RUN, "x", Plot("Time by size", "time", "size"))
+    assert drawn.startswith("<svg")
+    assert all(text in drawn for text in ("ours", "theirs", "Time by size"))
+    assert svg(RUN, "x", Plot("Nothing", "no such figure", "size")) == ""
+
+
+def test_the_harness_writes_all_four_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = []
+
+    @contextmanager
+    def steps(settings: Settings):  # type: ignore[no-untyped-def]
+        def measure(record: Recorder) -> None:
+            record.add("time", 1.0 if settings.quick else 2.0, "s", "lower", "<ours>", {"size": 1})
+
+        yield [Step("one", measure), Step("two", measure)]
+        ended.append(True)
+
+    section = Section("x", "Ex & why", "About it.", steps, (TABLE,), ())
+    monkeypatch.setattr(harness, "section", lambda group: section)
+    run = harness.run(["x"], Settings(quick=True), tmp_path)
+    assert ended
+    assert [result.values for result in run.results] == [(1.0, 1.0)]
+    assert Run.read(tmp_path / "results.json") == run
+    assert "| 1 | <ours> | 1 s (1 to 1) |" in (tmp_path / "report.md").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Ex &amp; why" in page
+    assert "&lt;ours&gt;" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_recorder_keeps_repeats_together() -> None:
+    record = Recorder("x")
+    for value in (1.0, 2.0):
+        record.add("time", value, "s", "lower", "ours", {"size": 1}, peer="theirs")
+        record.add("time", value + 1, "s", "lower", "ours", {"size": 2})
+    assert list(record.results()) == [result("ours", 1, 1.0, 2.0, peer="theirs"), result("ours", 2, 2.0, 3.0)]
