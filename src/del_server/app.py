@@ -189,4 +189,5 @@ def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]
     )
     backend.metrics.watch(gauges, bounds)
     backend.metrics.registry.register(GpuMemory())
-    return backend.metrics.listen(config.host, config.metrics_port) if config.metrics_port else lambda: None
+    host = config.metrics_host or config.host
+    return backend.metrics.listen(host, config.metrics_port) if config.metrics_port else lambda: None

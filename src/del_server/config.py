@@ -28,15 +28,15 @@ class ServeConfig:
     """Options of `del-server serve`.
 
     codecs: folders; empty for the shipped ones that were made for the model. engine_args: vLLM's own settings by name,
-    passed through. port: 0 picks a free one. tracing: whether spans go to an OpenTelemetry collector. metrics_port:
-    0 for none. max_concurrent: answers in progress at once; eight times as many may wait. kv_tokens: bounds the keys
-    and values of all of them together, 0 for as many contexts; kv_bytes: their memory, instead. context_tokens: 0 for
-    the model's own. drain_seconds: how long queries may go on after SIGTERM. tls_cert, tls_key, tls_client_ca: PEM
-    files, see access/tls.py. insecure: plain text to other machines, where everyone on the way reads and changes what
-    is sent. tokens: what callers must show one of, see access/tokens.py. quotas: what they may take, see
-    access/quotas.py. connection_age: seconds after which a connection takes no more streams and a stream no more
-    queries, so that clients spread over servers; 0: ever. channelz: gRPC's own account of its connections, to whoever
-    may call.
+    passed through. port: 0 picks a free one. tracing: whether spans go to an OpenTelemetry collector. metrics_port: 0
+    for none. metrics_host: where it listens, "" for `host`. max_concurrent: answers in progress at once; eight times as
+    many may wait. kv_tokens: bounds the keys and values of all of them together, 0 for as many contexts; kv_bytes:
+    their memory, instead. context_tokens: 0 for the model's own. drain_seconds: how long queries may go on after
+    SIGTERM. tls_cert, tls_key, tls_client_ca: PEM files, see access/tls.py. insecure: plain text to other machines,
+    where everyone on the way reads and changes what is sent. tokens: what callers must show one of, see
+    access/tokens.py. quotas: what they may take, see access/quotas.py. connection_age: seconds after which a connection
+    takes no more streams and a stream no more queries, so that clients spread over servers; 0: ever. channelz: gRPC's
+    own account of its connections, to whoever may call.
     """
 
     model: str = "smollm2"
@@ -46,6 +46,7 @@ class ServeConfig:
     host: str = "127.0.0.1"
     port: int = 50051
     metrics_port: int = 0
+    metrics_host: str = ""
     max_concurrent: int = 16
     kv_tokens: int = 0
     kv_bytes: int = 0

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
+import socket
 import subprocess
+import urllib.error
+import urllib.request
 from types import SimpleNamespace
 from typing import Any
 
@@ -218,6 +221,22 @@ async def test_no_input_makes_a_new_series(start_server: StartServer) -> None:
             await serving.channel.unary_unary(f"/{SERVICE}/Score")(b"\xff\xff")
         assert series(serving) == before
         assert 300 < len(before) < 1000
+
+
+async def test_the_page_may_have_an_address_of_its_own(start_server: StartServer) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.2", 0))
+        port = probe.getsockname()[1]
+
+    def page(host: str) -> bytes:
+        with urllib.request.urlopen(f"http://{host}:{port}/metrics") as response:
+            read: bytes = response.read()
+            return read
+
+    async with start_server(metrics_host="127.0.0.2", metrics_port=port):
+        assert b"del_server_build_info" in await asyncio.to_thread(page, "127.0.0.2")
+        with pytest.raises(urllib.error.URLError):
+            await asyncio.to_thread(page, "127.0.0.1")
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian's prometheus has it)")

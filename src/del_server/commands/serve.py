@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default=defaults.host, help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=defaults.port, help="0 picks a free one (default: %(default)s)")
     add("--metrics-port", type=int, default=defaults.metrics_port, help="Prometheus endpoint (default: 0, off)")
+    add("--metrics-host", default="", metavar="HOST", help="address that it listens on (default: that of --host)")
     add("--tracing", action="store_true", help="OpenTelemetry spans, sent as the OTEL_ variables say (docs/tracing.md)")
     add(
         "--max-concurrent",
