@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from del_codec.errors import DelError, EngineError
+from del_server import logs
 
 COMMANDS = {
     "serve": "answer private prompts over gRPC",
@@ -30,7 +30,7 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run del-server with these arguments (default: the process's) and return its exit code."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own log lines would mix with ours on stderr
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up("text", "warning")
     chosen = _parser().parse_args(argv)
     command = importlib.import_module(f"del_server.commands.{chosen.command.replace('-', '_')}")
     summary = COMMANDS[chosen.command]

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from del_server.config import DTYPES, ENGINES, ServeConfig, parse_engine_args
+from del_server.logs import FORMATS, LEVELS, set_up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,6 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="after which clients make a new connection, maybe to another server; 0: never (default: %(default)s)",
     )
+    add("--log-format", choices=FORMATS, default="text", help="of standard error (default: %(default)s)")
+    add("--log-level", choices=LEVELS, default="warning", help="info: a line a query (default: %(default)s)")
     add("--channelz", action="store_true", help="let callers read gRPC's account of its connections")
     add(
         "--drain-seconds",
@@ -86,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Serve until told to stop. Raises DelError with what to do about it."""
+    set_up(arguments.log_format, arguments.log_level)
     asked = {name: getattr(arguments, name) for name in ServeConfig.__dataclass_fields__}
     lists = {"codecs": tuple(arguments.codecs), "engine_args": parse_engine_args(arguments.engine_args)}
     config = ServeConfig(**{**asked, **lists})

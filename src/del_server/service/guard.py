@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import logging
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
@@ -15,13 +16,15 @@ from typing import Any
 import grpc
 
 from del_codec.errors import DelError
-from del_server.access.caller import Shown
+from del_server.access.caller import HERE, Shown
 from del_server.access.visit import Gatehouse, Visit
+from del_server.logs import fields
 from del_server.metrics import Metrics
 from del_server.service.aborting import abort
 from del_server.service.handlers import Handler, behaviour_of, remade
 from del_server.status import problem_of
 
+logger = logging.getLogger(__name__)
 VISIT: ContextVar[Visit] = ContextVar("VISIT")
 _SCHEME = "Bearer "
 
@@ -60,11 +63,13 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     @contextlib.asynccontextmanager
     async def _visit(self, context: Any) -> AsyncIterator[None]:
         with contextlib.ExitStack() as stack:
+            shown = shown_by(context)
             try:
-                visit = stack.enter_context(self._gatehouse.visit(shown_by(context)))
+                visit = stack.enter_context(self._gatehouse.visit(shown))
             except DelError as error:
                 problem = problem_of(error)
                 self._metrics.refuse(problem)
+                logger.info("call refused", extra=fields(host=shown.host or HERE, reason=problem.reason))
                 await abort(context, problem)
             VISIT.set(visit)
             yield

@@ -10,6 +10,7 @@ from del_codec.v1 import inference_pb2 as pb
 from del_server.access.visit import Visit
 from del_server.backend import Backend
 from del_server.score import Question
+from del_server.service.journal import Journal
 from del_server.service.messages import GRPC_PREFIX, asked_from_pb, scored_to_pb
 from del_server.status import Code, problem_of
 
@@ -47,5 +48,6 @@ async def answer(request: pb.ScoreRequest, backend: Backend, visit: Visit) -> pb
     response = scored_to_pb(question, scored, size, request.token_logprobs)
     metrics.queries["scored"].inc()
     metrics.wire_bytes["sent", bits].inc(response.ByteSize() + GRPC_PREFIX)
+    Journal(visit.caller.name).scored(question, size)
     visit.meter.count(response.ByteSize() + GRPC_PREFIX)
     return response

@@ -17,6 +17,7 @@ from del_server.access.visit import Visit
 from del_server.backend import Backend
 from del_server.engine.base import Reason
 from del_server.query import Query
+from del_server.service.journal import Journal
 from del_server.service.messages import (
     GRPC_PREFIX,
     count_itself,
@@ -53,6 +54,7 @@ class Stream:
 
     def __init__(self, backend: Backend, visit: Visit, write: Write, tasks: asyncio.TaskGroup) -> None:
         self._backend, self._visit, self._tasks = backend, visit, tasks
+        self._journal = Journal(visit.caller.name)
         self._write, self._writing = write, asyncio.Lock()
         self._entries: dict[int, _Entry] = {}
         # Ids that were refused before their prompt ended: what the client had already sent of it is passed over.
@@ -190,6 +192,7 @@ class Stream:
 
     async def _tell(self, query_id: int, problem: Problem) -> None:
         self._backend.metrics.refuse(problem)
+        self._journal.refused(query_id, problem)
         await self._send(pb.GenerateResponse(query_id=query_id, error=problem_to_pb(problem)))
 
     def _close(self, query_id: int, entry: _Entry, outcome: str) -> bool:
@@ -199,6 +202,7 @@ class Stream:
         del self._entries[query_id]
         entry.charge.settle(entry.query.tokens if entry.answer else 0)
         self._backend.metrics.queries[outcome].inc()
+        self._journal.ended(query_id, entry.query, outcome)
         if not self._entries:
             self.idle.set()
         return True
