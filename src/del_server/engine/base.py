@@ -1,6 +1,7 @@
 """What every engine offers: prompt embeddings in; token events out, or the likelihood of given continuations.
 
-Engines know nothing of gRPC, codecs or text. All methods belong to one event loop; the model's steps run outside it.
+Engines know nothing of gRPC, codecs or text. All methods but load and health, which any thread may
+call, belong to one event loop; the model's steps run outside it.
 """
 
 from __future__ import annotations

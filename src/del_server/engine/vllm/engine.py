@@ -143,7 +143,8 @@ class VllmEngine(Engine):
 
     def load(self) -> Load:
         """See Engine."""
-        return Load(len(self._running), len(self._waiting), sum(job.tokens for job in self._running))
+        running = list(self._running)  # in one step: the loop may change it meanwhile
+        return Load(len(running), len(self._waiting), sum(job.tokens for job in running))
 
     def health(self) -> Health:
         """See Engine."""
