@@ -1,7 +1,7 @@
 // The conversation: what was said, sent and streamed. Kept in this tab's memory alone.
 
 import { Failure, events, post, send } from "./api.js";
-import { byId, bytes, deltaOf, element, figureUp } from "./dom.js";
+import { byId, bytes, deltaOf, element, figureUp, muOf } from "./dom.js";
 import { rich } from "./rich.js";
 
 const log = byId("log");
@@ -34,6 +34,7 @@ export class Chat {
     own.body.textContent = text;
     const theirs = log.appendChild(bubble("theirs", "Answer"));
     theirs.node.setAttribute("aria-busy", "true");
+    log.scrollTop = log.scrollHeight;
     const running = (this.running = new AbortController());
     const said = [...this.said, { role: "user", content: text }];
     const course = { started: performance.now(), first: null, ended: null, text: "", tokens: null, figures: null, reason: "" };
@@ -46,7 +47,9 @@ export class Chat {
     course.ended = performance.now();
     theirs.node.removeAttribute("aria-busy");
     if (this.running !== running) return; // another conversation has begun
+    const atEnd = nearEnd();
     await this.settle(said, course, own, theirs, failure);
+    if (atEnd) log.scrollTop = log.scrollHeight;
     this.running = null;
     this.ended(latest(course));
   }
@@ -77,7 +80,7 @@ export class Chat {
     if (failure) return this.failed(failure, course, own, theirs, said.at(-1).content);
     this.said = [...said, { role: "assistant", content: course.text }];
     if (!course.text) theirs.note("The answer is empty.");
-    if (course.reason === "length") theirs.note("Cut at the longest answer that the server gives.");
+    if (course.reason === "length") theirs.note("Cut: this is the longest answer that is allowed.");
     own.note(sent(course.figures));
   }
 
@@ -128,6 +131,8 @@ function bubble(side, name) {
   return Object.assign(node, { node, body, note });
 }
 
+const nearEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+
 // Shows a growing text once a frame, and stays at its end for a reader who is there.
 function follow(body, text) {
   let waiting = false;
@@ -136,7 +141,7 @@ function follow(body, text) {
     waiting = true;
     requestAnimationFrame(() => {
       waiting = false;
-      const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+      const atEnd = nearEnd();
       body.replaceChildren(rich(text()));
       if (atEnd) log.scrollTop = log.scrollHeight;
     });
@@ -147,7 +152,7 @@ function sent(figures) {
   if (!figures) return "";
   if (!figures.private_tokens) return "Sent in the clear: no privacy.";
   return `Sent: ${bytes(figures.payload_bytes)} of bits, ${bytes(figures.wire_bytes)} in all; ${figures.charged_tokens} tokens ` +
-    `drawn at mu ${figures.mu}, epsilon ${figureUp(figures.epsilon_charged)} at ${deltaOf(figures.delta)}.`;
+    `drawn at mu ${muOf(figures.mu)}, epsilon ${figureUp(figures.epsilon_charged)} at ${deltaOf(figures.delta)}.`;
 }
 
 function latest({ started, first, ended, tokens, figures }) {

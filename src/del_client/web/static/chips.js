@@ -1,6 +1,6 @@
 // The draft's tokens as chips: a square of bits each, and what an attack takes it for.
 
-import { byId, element, percent, say } from "./dom.js";
+import { byId, element, muOf, percent, say } from "./dom.js";
 
 const list = byId("chips");
 const detail = byId("detail");
@@ -48,7 +48,7 @@ function made(chip, dim) {
 function told(chip) {
   if (chip.leaves !== undefined)
     return `“${visible(chip.text)}”, a ${chip.kind}, stays on this device: ${chip.leaves} leaves in its stead, in the clear.`;
-  const noise = chip.kind ? `, a ${chip.kind} with noise of its own (mu ${chip.mu}, ${chip.n} bit)` : "";
+  const noise = chip.kind ? `, a ${chip.kind} with noise of its own (mu ${muOf(chip.mu)}, ${chip.n} bit)` : "";
   const read = chip.right ? "reads it rightly" : `takes it for “${visible(chip.guess)}”`;
   return `“${visible(chip.text)}”${noise} leaves as ${chip.bits.length / 2} bytes of bits, ${hex(chip.bits)}. ` +
     `The attack ${read}, with a posterior of ${percent(chip.posterior)}.`;

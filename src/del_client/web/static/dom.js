@@ -19,9 +19,15 @@ export function say(node, text) {
 }
 
 export const bytes = (count) => (count < 10000 ? `${count.toLocaleString("en")} B` : `${(count / 1000).toFixed(1)} kB`);
-export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
+export function percent(share) {
+  if (share > 0.99 && share < 1) return ">99%";
+  return `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)}%`;
+}
 // Bounds are rounded up, so that they stay bounds.
 export const percentUp = (share) => `${Math.min(100, Math.ceil(1000 * share - 1e-9) / 10)}%`;
+// Noise is a whole number on the wire, so a mu comes back a little off.
+export const muOf = (mu) => String(+mu.toPrecision(3));
+export const sameMu = (one, other) => Math.abs(one / other - 1) < 1e-3;
 export const deltaOf = (delta) => `delta ${delta.toExponential().replace("e-0", "e-")}`;
 export const figure = (value) => (value >= 1000 ? Math.round(value).toLocaleString("en") : String(+value.toPrecision(3)));
 export const figureUp = (value) => {

@@ -1,7 +1,7 @@
 // A reading on the panel: figures, meters, spans. Knows nothing of where readings come from.
 
 import { showChips, visible } from "./chips.js";
-import { byId, bytes, deltaOf, element, figure, figureUp, percent, percentUp, say } from "./dom.js";
+import { byId, bytes, deltaOf, element, figure, figureUp, muOf, percent, percentUp, sameMu, say } from "./dom.js";
 
 export function showReading(reading) {
   showChips(reading.chips, reading.dim);
@@ -62,7 +62,7 @@ function showOdds(reading) {
 
 function measured(row, mu) {
   if (!row) return ["Strongest attack: not measured at so many bits", null, "?", "read"];
-  const where = row.mu === mu ? "at this mu" : row.mu > mu ? `at mu ${row.mu}, the next that was measured` :
+  const where = sameMu(row.mu, mu) ? "at this mu" : row.mu > mu ? `at mu ${row.mu}, the next that was measured` :
     `at mu ${row.mu}, the weakest noise measured: expect more here`;
   return [`Strongest attack, on other texts, ${where}`, row.attack, percent(row.attack), "read"];
 }
@@ -84,7 +84,7 @@ function showSpans({ chips, privacy, tokens }) {
   }
   for (const row of privacy.secrets) {
     const chip = chips.find((one) => one.kind === row.kind && one.leaves === undefined);
-    rows.push(["noise", row.kind, `noise of its own, mu ${chip ? chip.mu : "?"}: from all its bits no attack names ${row.named} more often than ${percentUp(row.cap)}`]);
+    rows.push(["noise", row.kind, `noise of its own, mu ${chip ? muOf(chip.mu) : "?"}: from all its bits no attack names ${row.named} more often than ${percentUp(row.cap)}`]);
   }
   if (tokens.public) rows.push(["public", "in the clear", `${tokens.public} token ids: the chat's template, placeholders and answers`]);
   if (tokens.earlier) rows.push(["public", "sent again", `${tokens.earlier} private tokens of earlier messages: the very same bits, no new epsilon`]);
@@ -98,7 +98,7 @@ function showBytes({ bytes: size, tokens }) {
   meters(byId("bytes"), [
     ["Your text", size.text / most, bytes(size.text), "plain"],
     [`Noisy bits of ${tokens.private} tokens`, size.payload / most, bytes(size.payload), "own"],
-    ["All that is sent, ids and frame", size.wire / most, bytes(size.wire), "own"],
+    ["All that is sent, ids and frame", size.wire / most, (tokens.earlier ? "about " : "") + bytes(size.wire), "own"],
     ["As fp16 embeddings", size.fp16 / most, bytes(size.fp16), "plain"],
   ]);
 }
@@ -128,7 +128,7 @@ export function showSent(latest, budget) {
     const { today, left } = budget;
     rows.push(["given away today", today ? `epsilon ${figureUp(today.epsilon)}` : "nothing",
       today ? `${today.tokens} tokens, ${deltaOf(budget.delta)}, if no setting was chosen after an answer` : ""]);
-    for (const one of left) rows.push([`left today of ${one.quantity} ${figure(one.bound)}`, figure(one.left), one.tokens === null ? "" : `${one.tokens} tokens at mu ${one.mu}`]);
+    for (const one of left) rows.push([`left today of ${one.quantity} ${figure(one.bound)}`, figure(one.left), one.tokens === null ? "" : `${one.tokens} tokens at mu ${muOf(one.mu)}`]);
     if (!left.length) rows.push(["left today", "no limit", "the policy sets none for a day"]);
   }
   figures(byId("sent"), rows);
