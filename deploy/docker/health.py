@@ -1,11 +1,13 @@
 """Whether a server answers "serving" to grpc.health.v1: the exit code of a container's health check, 0 or 1.
 
-Knows nothing of del_server: it asks over the wire, as a balancer does.
+DEL_HEALTH holds options for where no command line can be given. Knows nothing of del_server: it asks over the wire.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -24,7 +26,7 @@ def main() -> int:
     parser.add_argument("--name", help="the name in that certificate, where it isn't the address")
     parser.add_argument("--cert", type=Path, help="PEM: a client's certificate, for a server that asks")
     parser.add_argument("--key", type=Path, help="PEM: its key")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args([*shlex.split(os.environ.get("DEL_HEALTH", "")), *sys.argv[1:]])
     with open_channel(arguments) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:

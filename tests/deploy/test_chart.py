@@ -19,7 +19,7 @@ from rendered import CHART, PLAIN, ROOT, objects, serve_config
 from del_server.service.health import LIVE, READY
 
 KUBERNETES = ("1.30", "1.34", "1.37")
-QUOTAS = "queries = 60\n"
+QUOTAS = "[default]\nqueries_a_minute = 60\n"
 TLS = {"tls": {"secretName": "del-tls", "clientCaSecretName": "del-clients"}, "tokensSecretName": "del-tokens"}
 ALL = {
     "autoscaling": {"enabled": True},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -73,3 +75,12 @@ def test_prometheus_reads_the_rules_and_the_servers_metrics() -> None:
     (target,) = config["scrape_configs"][0]["static_configs"][0]["targets"]
     name, port = target.split(":")
     assert serve_config([*services[name]["command"][:4], "--insecure"]).metrics_port == int(port)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_prometheus_reads_its_configuration(tmp_path: Path) -> None:
+    text = (FOLDER / "prometheus.yml").read_text().replace("/etc/prometheus/rules", str(ROOT / "deploy/prometheus"))
+    (tmp_path / "prometheus.yml").write_text(text)
+    found = subprocess.run(["promtool", "check", "config", tmp_path / "prometheus.yml"], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "1 rule files found" in found.stdout

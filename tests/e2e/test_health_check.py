@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,14 +19,17 @@ def test_health_of_a_server_with_mutual_tls(tiny_model: Path, tiny_codec: Path, 
     cert, key = authority.issue("server")
     serve = [*SERVE, "--model", str(tiny_model), "--codec", str(tiny_codec)]
     tls = ["--tls-cert", str(cert), "--tls-key", str(key), "--tls-client-ca", str(authority.path)]
-    ask = [*HEALTH, "--ca", str(authority.path)]
+    environment = {**os.environ, "DEL_HEALTH": f"--ca={authority.path}"}
     with running([*serve, *tls]) as address:
         port = address.rsplit(":", 1)[1]
         known = subprocess.run(
-            [*ask, f"--address=127.0.0.1:{port}", "--cert", cert, "--key", key], capture_output=True, text=True
+            [*HEALTH, f"--address=127.0.0.1:{port}", "--cert", cert, "--key", key],
+            capture_output=True,
+            text=True,
+            env=environment,
         )
         assert (known.returncode, known.stdout.strip()) == (0, "SERVING")
-        unknown = subprocess.run([*ask, f"--address=127.0.0.1:{port}"], capture_output=True, text=True)
+        unknown = subprocess.run([*HEALTH, f"--address=127.0.0.1:{port}"], capture_output=True, env=environment)
         assert unknown.returncode == 1
     gone = subprocess.run([*HEALTH, f"--address=127.0.0.1:{port}"], capture_output=True, text=True)
     assert gone.returncode == 1
