@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import pytest
 from client_fakes import FakeServer, Serving, TinyCodec, hello, make_codec
 
@@ -57,3 +58,19 @@ async def test_the_next_queries_take_another_and_the_earlier_ones_go_on(codec: T
         go_on.set()
         assert await first == 2
         await transport.close()
+
+
+async def test_what_costs_nothing_to_ask_twice_is_asked_again_where_a_server_goes_away(codec: TinyCodec) -> None:
+    asked = []
+
+    async def refuse_twice(context: grpc.aio.ServicerContext) -> None:
+        asked.append(dict(context.invocation_metadata()))
+        if len(asked) < 3:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+
+    async with Serving(FakeServer(codec, before_info=refuse_twice)) as address:
+        transport = Transport(address, 5)
+        assert (await transport.server_info()).model == "tiny"
+        await transport.close()
+    assert len(asked) == 3
+    assert asked[-1]["grpc-previous-rpc-attempts"] == "2"

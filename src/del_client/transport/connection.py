@@ -11,14 +11,29 @@ import grpc.aio
 from del_client.access import Access, read_file, read_servers
 from del_client.query import Metadata
 from del_codec.address import is_ip, is_loopback, join_address
+from del_codec.protocol import METADATA_KEY, NEWEST
 
 MAX_RECEIVED_BYTES = 4 << 20
 # Of gRPC's own attempts to connect; retrying.py decides how often there are any.
 _FIRST_BACKOFF_MS, _LONGEST_BACKOFF_MS = 200, 2_000
 # The answer to a probe may stand in line behind what is on its way, longer than TCP's acknowledgement does.
 _ANSWER_FACTOR = 3
+# Of what costs nothing to ask twice; queries and scores are sent again by retrying.py, which counts and tells of it.
+_AGAIN = {
+    "name": [
+        {"service": "del_codec.v1.InferenceService", "method": "GetServerInfo"},
+        {"service": "del_codec.v1.InferenceService", "method": "DownloadCodec"},
+    ],
+    "retryPolicy": {
+        "maxAttempts": 3,
+        "initialBackoff": "0.1s",
+        "maxBackoff": "1s",
+        "backoffMultiplier": 2,
+        "retryableStatusCodes": ["UNAVAILABLE"],
+    },
+}
 # A name may stand for several servers, of which each new stream takes the next.
-_BALANCED = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+_BALANCED: dict[str, object] = {"loadBalancingConfig": [{"round_robin": {}}]}
 
 
 def open_channel(
@@ -51,8 +66,8 @@ def open_channel(
         ]
     if all(is_loopback(host) for host, _ in servers):
         options.append(("grpc.enable_http_proxy", 0))
-    if len(servers) > 1 or not (is_ip(servers[0][0]) or is_loopback(servers[0][0])):
-        options.append(("grpc.service_config", _BALANCED))
+    several = len(servers) > 1 or not (is_ip(servers[0][0]) or is_loopback(servers[0][0]))
+    options.append(("grpc.service_config", json.dumps({"methodConfig": [_AGAIN], **(_BALANCED if several else {})})))
     if access.tls_name is not None:
         options += [("grpc.ssl_target_name_override", access.tls_name), ("grpc.default_authority", access.tls_name)]
     if tls:
@@ -62,7 +77,8 @@ def open_channel(
 
 def call_metadata(access: Access) -> Metadata:
     """What each call to a server says of who makes it."""
-    return () if access.token is None else (("authorization", f"Bearer {access.token}"),)
+    version = (METADATA_KEY, str(NEWEST))
+    return (version,) if access.token is None else (version, ("authorization", f"Bearer {access.token}"))
 
 
 def _target(servers: list[tuple[str, int]]) -> str:

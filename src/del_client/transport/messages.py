@@ -26,6 +26,7 @@ from del_client.query import (
 from del_codec.errors import InvalidValue, MismatchError
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
 from del_codec.padding import padding
+from del_codec.protocol import check_server
 from del_codec.task import Task
 from del_codec.v1 import inference_pb2 as pb
 
@@ -139,7 +140,8 @@ def _options(options: GenerationOptions) -> pb.GenerationOptions:
 
 
 def server_info(message: pb.GetServerInfoResponse) -> ServerInfo:
-    """Raises MismatchError for a codec that a device can't take."""
+    """Raises MismatchError for a codec that a device can't take, or another version of the wire."""
+    check_server(message.oldest_protocol, message.newest_protocol)
     limits = message.limits
     return ServerInfo(
         version=message.server_version,

@@ -269,18 +269,22 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("server_version", "model", "codecs", "limits", "engine")
+    __slots__ = ("server_version", "model", "codecs", "limits", "engine", "oldest_protocol", "newest_protocol")
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CODECS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     server_version: str
     model: str
     codecs: _containers.RepeatedCompositeFieldContainer[CodecInfo]
     limits: Limits
     engine: str
-    def __init__(self, server_version: _Optional[str] = ..., model: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., engine: _Optional[str] = ...) -> None: ...
+    oldest_protocol: int
+    newest_protocol: int
+    def __init__(self, server_version: _Optional[str] = ..., model: _Optional[str] = ..., codecs: _Optional[_Iterable[_Union[CodecInfo, _Mapping]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., engine: _Optional[str] = ..., oldest_protocol: _Optional[int] = ..., newest_protocol: _Optional[int] = ...) -> None: ...
 
 class CodecInfo(_message.Message):
     __slots__ = ("fingerprint", "size", "dim", "vocabulary", "mu_milli_min", "mu_milli_max", "tokenizer_sha256", "chat_template_sha256", "tasks", "task_infos")

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from del_codec.errors import DelError
+from del_codec.protocol import METADATA_KEY, check_client
 from del_server.access.caller import HERE, Shown
 from del_server.access.visit import Gatehouse, Visit
 from del_server.logs import fields
@@ -65,6 +66,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
         with contextlib.ExitStack() as stack:
             shown = shown_by(context)
             try:
+                check_client(_metadata(context, METADATA_KEY))
                 visit = stack.enter_context(self._gatehouse.visit(shown))
             except DelError as error:
                 problem = problem_of(error)
@@ -80,7 +82,7 @@ def shown_by(context: Any) -> Shown:
     facts = context.auth_context()
     encrypted = bytes(*facts.get("transport_security_type", [b""])) == b"ssl"
     subject = next(iter(facts.get("x509_subject", [])), b"").decode(errors="replace")
-    return Shown(host_of(context.peer()), encrypted, subject, _token(context.invocation_metadata() or ()))
+    return Shown(host_of(context.peer()), encrypted, subject, _token(context))
 
 
 def host_of(peer: str) -> str:
@@ -97,8 +99,14 @@ def host_of(peer: str) -> str:
     return "" if (mapped or number).is_loopback else str(mapped or number)
 
 
-def _token(metadata: Any) -> str:
-    for key, value in metadata:
-        if key == "authorization" and isinstance(value, str) and value.startswith(_SCHEME):
-            return value.removeprefix(_SCHEME)
+def _token(context: Any) -> str:
+    value = _metadata(context, "authorization")
+    return value.removeprefix(_SCHEME) if value.startswith(_SCHEME) else ""
+
+
+def _metadata(context: Any, name: str) -> str:
+    """The first value of that name; "" for none."""
+    for key, value in context.invocation_metadata() or ():
+        if key == name and isinstance(value, str):
+            return value
     return ""

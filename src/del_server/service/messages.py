@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
+from del_codec import protocol
 from del_codec.errors import FrameError, InvalidValue
 from del_codec.frame import PrivateSegment, PublicSegment, Segment
 from del_codec.noise import NoiseSetting
@@ -155,6 +156,8 @@ def info_to_pb(backend: Backend) -> pb.GetServerInfoResponse:
         server_version=backend.version,
         model=backend.model,
         engine=backend.engine.name,
+        oldest_protocol=protocol.OLDEST,
+        newest_protocol=protocol.NEWEST,
         codecs=[codec_to_pb(codec) for codec in backend.codecs],
         limits=pb.Limits(
             context_tokens=limits.context_tokens,
