@@ -159,6 +159,16 @@ def save_codec(
         (folder / CHAT_TEMPLATE_FILE).write_text(chat_template, encoding="utf-8", newline="")
 
 
+def load_references(folder: Path) -> dict[str, Tensor]:
+    """The soft prompts of a codec's `floor` (no prompt) and `ceiling` (clean prompt), float32. Raises ArtifactError."""
+    path = folder / REFERENCES_FILE
+    try:
+        soft = safetensors.torch.load_file(path)
+        return {name: soft[name].float() for name in ("floor", "ceiling")}
+    except (OSError, KeyError, safetensors.SafetensorError) as error:
+        raise ArtifactError(f"{path} holds no floor and ceiling: {error}; train again") from None
+
+
 def read_config(path: Path) -> ProjectionConfig:
     """The shapes of a codec's decoder. Raises ArtifactError."""
     try:

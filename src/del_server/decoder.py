@@ -87,7 +87,18 @@ class PromptDecoder:
 
         Levels need not be whole: their means, u * t / 2^32, are what a prompt without any noise would give.
         """
-        parts = self._read(levels.reshape(-1, levels.shape[-1]), setting)
+        return self.mixed(levels, [setting], np.zeros(levels.shape[:2], np.int64))
+
+    @torch.inference_mode()
+    def mixed(
+        self, levels: npt.NDArray[Any], settings: Sequence[NoiseSetting], setting_of: npt.NDArray[np.int64]
+    ) -> Tensor:
+        """As `windows`, each position at settings[setting_of[b, t]]."""
+        places = [np.flatnonzero(setting_of == index) for index in range(len(settings))]
+        flat = levels.reshape(-1, levels.shape[-1])
+        read = [self._read(flat[here], setting) for here, setting in zip(places, settings, strict=True)]
+        order = torch.from_numpy(np.argsort(np.concatenate(places))).to(self._device)
+        parts = [torch.cat(column)[order] for column in zip(*read, strict=True)]
         return self.estimates(*(part.reshape(*levels.shape[:2], -1) for part in parts))
 
     @torch.inference_mode()

@@ -52,6 +52,7 @@ def plan(tiny_model: Path, tmp_path: Path) -> dict[str, Any]:
             {"name": "two", "recipe": "paper", "seeds": [0], "options": small},
         ],
         "evaluate": {"text": ["a.txt"], "attack_text": ["a.txt"], "arguments": arguments},
+        "understanding": [],
     }
 
 

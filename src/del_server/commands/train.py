@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dim", type=int, default=defaults.dim, help="coordinates a token (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=defaults.steps, help="(default: %(default)s)")
     parser.add_argument("--reference-steps", type=int, default=defaults.reference_steps, help="(default: %(default)s)")
+    parser.add_argument(
+        "--references", type=Path, metavar="DIR", help="take floor and ceiling of this codec, trained on the same text"
+    )
     parser.add_argument("--batch", type=int, default=defaults.batch, help="sequences a step (default: %(default)s)")
     parser.add_argument("--mu", default="1:60", metavar="LO:HI", help="range of noise (default: %(default)s)")
     parser.add_argument("--chat-share", type=float, default=defaults.chat_share, help="(default: %(default)s)")
@@ -89,7 +92,8 @@ def run(arguments: argparse.Namespace) -> None:
         texts += read_dataset(name, _at_least("dataset-documents", arguments.dataset_documents, 1))
     sources = {"text_files": [path.name for path in arguments.text], "datasets": arguments.dataset}
     sources |= {"own_documents": len(own.documents), "own_turns": len(own.turns)}
-    if make_codec(subject, recipe, options, read_corpus(tokenizer, texts, own), arguments.out, sources):
+    corpus = read_corpus(tokenizer, texts, own)
+    if make_codec(subject, recipe, options, corpus, arguments.out, sources, arguments.references):
         print(f"codec written to {arguments.out}; now: del-server evaluate --codec {arguments.out} --text FILE...")
 
 
@@ -112,11 +116,18 @@ def read_corpus(tokenizer: Any, texts: Sequence[str], own: SelfText) -> Corpus:
 
 
 def make_codec(
-    subject: Subject, recipe: Recipe, options: TrainingOptions, corpus: Corpus, out: Path, sources: dict[str, Any]
+    subject: Subject,
+    recipe: Recipe,
+    options: TrainingOptions,
+    corpus: Corpus,
+    out: Path,
+    sources: dict[str, Any],
+    references: Path | None = None,
 ) -> bool:
     """Train from the checkpoint in `out`, where there is one, and write the codec's folder and run.json with the
-    sources; whether this process wrote it (of several, the main one does)."""
-    trainer = Trainer(subject, recipe, options, corpus)
+    sources; whether this process wrote it (of several, the main one does). references: a codec whose floor and ceiling
+    are taken."""
+    trainer = Trainer(subject, recipe, options, corpus, references)
     losses, speed = trainer.run(out / CHECKPOINT_FILE)
     if not trainer.accelerator.is_main_process:
         return False
@@ -125,6 +136,7 @@ def make_codec(
         "model": subject.name,
         "recipe": asdict(recipe),
         "options": asdict(options),
+        "references": references.name if references else "trained",
         **sources,
         "text_tokens": len(corpus.stream),
         "final_losses": losses,

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ from torch import Tensor
 from del_codec.errors import InvalidValue
 from del_server import lora
 from del_server.evaluation.beam import LanguagePrior, beam_guess
-from del_server.evaluation.channel import BinomialChannel, Channel
+from del_server.evaluation.channel import Channel, LatentChannel
 from del_server.evaluation.evidence import TokenEvidence, best_guess
 from del_server.evaluation.inversion import InversionEvidence, InversionModel
 from del_server.evaluation.masked import MaskedLanguageModel
@@ -39,7 +40,7 @@ class Case:
     """B windows of T tokens as a server received them.
 
     channel, observed: [B, T, ...]. truth: ids [B, T]. decoded: embeddings [B, T, D] that the decoder made of them.
-    inversion: the attack that was trained for this channel, where there is one.
+    inversion: the attack that was trained for this channel, of latents then, where there is one.
     """
 
     channel: Channel
@@ -142,9 +143,10 @@ class Attacker:
         return guesses
 
     def _read(self, case: Case, shown: Tensor | None = None) -> InversionEvidence | None:
-        if case.inversion is None or not isinstance(case.channel, BinomialChannel):
+        if case.inversion is None:
             return None
-        return InversionEvidence.of(case.inversion, case.channel, case.observed, self.prior.prefix, shown)
+        channel = cast("LatentChannel", case.channel)
+        return InversionEvidence.of(case.inversion, channel, case.observed, self.prior.prefix, shown)
 
 
 _FAMILIES: dict[tuple[str, ...], Callable[[Attacker, Sequence[Case]], Guesses]] = {

@@ -35,11 +35,18 @@ class Channel(Protocol):
         """log P(observed | w) of N observations and all V tokens, up to a constant of the observation, [N, V]."""
 
 
-class BinomialChannel:
-    """A table at one noise setting: an observation is levels [..., d] of uint8, K ~ Binomial(u, t / 2^32).
+class LatentChannel(Channel, Protocol):
+    """A channel of noised latents, as the trained attack reads it."""
 
-    noise: the setting as a decoder reads it, [3].
-    """
+    def latents(self, observed: Tensor) -> Tensor:
+        """Unbiased latents [..., d] of observations, in units of the clip bound."""
+
+    def noise(self, observed: Tensor) -> Tensor:
+        """How noisy each is, as a decoder reads it, [..., 3]."""
+
+
+class BinomialChannel:
+    """A table at one noise setting: an observation is levels [..., d] of uint8, K ~ Binomial(u, t / 2^32)."""
 
     def __init__(self, table: LatentTable, setting: NoiseSetting, device: torch.device) -> None:
         self.table, self.setting, self.device = table, setting, device
@@ -52,7 +59,7 @@ class BinomialChannel:
         self._bias = (setting.levels * torch.from_numpy(middle).to(device)[index].sum(dim=1)).float()
         self._index = index
         features = noise_features(torch.tensor(setting.amplitude), torch.tensor(float(setting.levels)))
-        self.noise = features.to(device, torch.float32)
+        self._features = features.to(device, torch.float32)
         self._probability = 1 / (1 + torch.exp(-torch.from_numpy(theta).to(device, torch.float32)))
 
     def draw(self, ids: Ids) -> npt.NDArray[np.uint8]:
@@ -86,3 +93,7 @@ class BinomialChannel:
     def latents(self, observed: Tensor) -> Tensor:
         """Unbiased latents of levels, same shape, in units of the clip bound."""
         return observed.float() * (2 * self.setting.amplitude / self.setting.levels) - self.setting.amplitude
+
+    def noise(self, observed: Tensor) -> Tensor:
+        """The same for all levels [..., d]: [..., 3]."""
+        return self._features.expand(*observed.shape[:-1], -1)

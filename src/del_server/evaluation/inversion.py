@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from del_codec.errors import InvalidValue
 from del_codec.projection import NOISE_FEATURES, ContextLayer
 from del_server import lora
-from del_server.evaluation.channel import BinomialChannel
+from del_server.evaluation.channel import LatentChannel
 
 _CHUNK = {"cuda": 8192, "cpu": 512}
 
@@ -97,17 +97,17 @@ class InversionModel(nn.Module):
         return self._language_model[0]
 
     @torch.no_grad()
-    def read(self, channel: BinomialChannel, levels: Tensor, shown: Tensor, prefix: Tensor) -> Reading:
+    def read(self, channel: LatentChannel, levels: Tensor, shown: Tensor, prefix: Tensor) -> Reading:
         """What the attack reads of levels [B, T, d]; prefix: public ids [P] before the prompt, at least one."""
         latents = channel.latents(levels) * shown.unsqueeze(-1)
         weights = torch.softmax(self.token_scores(channel, levels, shown).flatten(0, 1), dim=-1)
         values = self.embeddings.to(torch.bfloat16) if weights.is_cuda else self.embeddings
         mean = (weights.to(values.dtype) @ values).float().view(*levels.shape[:2], -1)
         states = self._hidden_states(mean, prefix)
-        noise = channel.noise * shown.unsqueeze(-1)
+        noise = channel.noise(levels) * shown.unsqueeze(-1)
         return Reading(latents, mean, states[:, :-1], states[:, 1:], noise, shown)
 
-    def token_scores(self, channel: BinomialChannel, levels: Tensor, shown: Tensor) -> Tensor:
+    def token_scores(self, channel: LatentChannel, levels: Tensor, shown: Tensor) -> Tensor:
         """Log-likelihood (0 where withheld) plus log prior, [..., V], of levels [..., d]."""
         likelihood = channel.log_likelihood(levels.flatten(0, -2)).view(*levels.shape[:-1], -1)
         scores: Tensor = likelihood * shown.unsqueeze(-1) + self.log_prior
@@ -144,7 +144,7 @@ class InversionModel(nn.Module):
 
 
 def train_inversion(
-    attack: InversionModel, channels: Sequence[BinomialChannel], stream: Tensor, length: int, prefix: Tensor
+    attack: InversionModel, channels: Sequence[LatentChannel], stream: Tensor, length: int, prefix: Tensor
 ) -> list[float]:
     """Train on random windows of public text [N] of ids, `length` tokens each, over all channels in turn.
 
@@ -168,7 +168,7 @@ def train_inversion(
 
 
 def _descend(
-    attack: InversionModel, channels: Sequence[BinomialChannel], stream: Tensor, length: int, prefix: Tensor
+    attack: InversionModel, channels: Sequence[LatentChannel], stream: Tensor, length: int, prefix: Tensor
 ) -> Tensor:
     """All steps; their losses [steps], still on the device, so that no step waits for another."""
     config, device = attack.config, stream.device
@@ -191,7 +191,7 @@ def _descend(
     return torch.stack(losses)
 
 
-def _loss(attack: InversionModel, channel: BinomialChannel, ids: Tensor, shown: Tensor, prefix: Tensor) -> Tensor:
+def _loss(attack: InversionModel, channel: LatentChannel, ids: Tensor, shown: Tensor, prefix: Tensor) -> Tensor:
     with torch.no_grad():
         levels = channel.rehearse(ids)
         reading = attack.read(channel, levels, shown, prefix)
@@ -205,7 +205,7 @@ class InversionEvidence:
     """The trained attack's scores; the prior is in them. shown: [B, T] bool, False where own levels are withheld."""
 
     attack: InversionModel
-    channel: BinomialChannel
+    channel: LatentChannel
     levels: Tensor
     shown: Tensor
     hidden: Tensor
@@ -216,7 +216,7 @@ class InversionEvidence:
     def of(
         cls,
         attack: InversionModel,
-        channel: BinomialChannel,
+        channel: LatentChannel,
         levels: Tensor,
         prefix: Tensor,
         shown: Tensor | None = None,

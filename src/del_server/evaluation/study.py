@@ -20,7 +20,7 @@ from del_codec.noise import MIN_SCALE, NoiseSetting
 from del_server.codec import ServedCodec
 from del_server.evaluation.attacks import Attacker, Case
 from del_server.evaluation.beam import LanguagePrior
-from del_server.evaluation.channel import BinomialChannel
+from del_server.evaluation.channel import BinomialChannel, LatentChannel
 from del_server.evaluation.estimate import Estimate
 from del_server.evaluation.inversion import InversionConfig, InversionModel, train_inversion
 from del_server.evaluation.leakage import Leakage
@@ -115,15 +115,18 @@ class Study:
     ) -> None:
         """Train an attack on each codec, over these settings, on public text."""
         for index, codec in enumerate(self.codecs):
-            torch.manual_seed(config.seed)
-            attack = InversionModel(
-                config, codec.table.spec.dim, self.model, self.judge.embeddings, self.attacker.prior.log_unigram
-            ).to(self.device)
             channels = [BinomialChannel(codec.table, setting, self.device) for setting in settings]
-            train_inversion(
-                attack, channels, torch.from_numpy(stream).to(self.device), length, self.attacker.prior.prefix
-            )
-            self.inversions[index] = attack.eval()
+            self.train_inversion(index, stream, channels, length, config)
+
+    def train_inversion(
+        self, index: int, stream: Ids, channels: Sequence[LatentChannel], length: int, config: InversionConfig
+    ) -> None:
+        """Train an attack on one codec, over channels of its latents, on public text."""
+        torch.manual_seed(config.seed)
+        dim, prior = self.codecs[index].table.spec.dim, self.attacker.prior
+        attack = InversionModel(config, dim, self.model, self.judge.embeddings, prior.log_unigram).to(self.device)
+        train_inversion(attack, channels, torch.from_numpy(stream).to(self.device), length, prior.prefix)
+        self.inversions[index] = attack.eval()
 
     def measure(self, text: Windows, grid: Sequence[tuple[float, NoiseSetting]], attacks: Sequence[str]) -> TextResult:
         """All settings of the grid on one text. Raises InvalidValue for an unknown attack."""

@@ -11,13 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from del_codec.errors import ArtifactError
-from del_server.codec import REFERENCES_FILE, REFERENCES_FOLDER, ServedCodec
+from del_server.codec import REFERENCES_FOLDER, ServedCodec, load_references
 from del_server.lora import load_once
 from del_server.training.objective import Judge, token_nll
 
@@ -62,15 +59,9 @@ class Readers:
 
         Raises ArtifactError without references.
         """
-        path = folder / REFERENCES_FILE
-        try:
-            soft = safetensors.torch.load_file(path)
-            floor, ceiling = (soft[name].float().to(judge.embeddings.device) for name in ("floor", "ceiling"))
-        except (OSError, KeyError, safetensors.SafetensorError) as error:
-            raise ArtifactError(f"{path} holds no floor and ceiling: {error}; train again") from None
         lowest, highest = (
-            Reader(judge, prompt, load_once(judge.model, folder / REFERENCES_FOLDER / name))
-            for name, prompt in (("floor", floor), ("ceiling", ceiling))
+            Reader(judge, soft.to(judge.embeddings.device), load_once(judge.model, folder / REFERENCES_FOLDER / name))
+            for name, soft in load_references(folder).items()
         )
         return cls(Reader(judge, codec.soft_prompt, codec.adapter), lowest, highest, Reader(judge, None))
 

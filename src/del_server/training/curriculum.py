@@ -106,10 +106,13 @@ def _with_public_spans(batch: Batch, rng: np.random.Generator) -> Batch:
 
 
 def _segments(shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """Dial of each position [B, T]: one a sequence, or (one sequence in four) another one from some place on."""
+    """Dial of each position [B, T]: one a sequence, or another one from some place on (one sequence in four), or two
+    that are scattered over it, token by token (one in four)."""
     count, length = shape
     place = np.arange(length)[None, :]
-    border = rng.integers(0, length, (count, 1)) + length * (rng.random((count, 1)) >= 0.25)
+    kind = rng.random((count, 1))
+    border = rng.integers(0, length, (count, 1)) + length * (kind >= 0.25)
+    scattered = (kind >= 0.75) & (rng.random(shape) < rng.random((count, 1)))
     dials = rng.integers(0, DIALS_PER_BATCH, (2, count, 1), dtype=np.int64)
-    segments: npt.NDArray[np.int64] = np.where(place < border, dials[:1], dials[1:])[0]
+    segments: npt.NDArray[np.int64] = np.where((place < border) & ~scattered, dials[:1], dials[1:])[0]
     return segments

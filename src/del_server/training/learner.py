@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from del_codec.errors import InvalidValue
 from del_codec.noise import LATENT_MAX
 from del_codec.projection import (
     NOISE_FEATURES,
@@ -54,6 +55,18 @@ class Learner(nn.Module):
         self.register_buffer("log_prior", log_prior.float(), persistent=False)
         self.embeddings: Tensor
         self.log_prior: Tensor
+
+    @torch.no_grad()
+    def spread(self, gain: float) -> None:
+        """Scale and centre a tanh encoder's linear part: over the vocabulary, each value before tanh has the standard
+        deviation `gain`, and under the unigram prior the mean 0."""
+        if not isinstance(self.encoder, Encoder) or self.encoder.kind != "tanh":
+            raise InvalidValue("encoder", self.config.encoder, "only tanh encoders are spread")
+        layer = self.encoder.skip
+        values = self.embeddings / self.config.embedding_rms @ layer.weight.T
+        scale = gain / values.std(dim=0)
+        layer.weight.mul_(scale.unsqueeze(1))
+        layer.bias.copy_(-(self.log_prior.exp() @ values) * scale)
 
     def prompt(
         self,

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from del_codec.errors import ArtifactError, DelError
 
 WARMUP_SHARE = 0.03
+WARMUP_STEPS = 30
 CHECKPOINT_SECONDS = 60.0
 REPORTS = 5
 
@@ -177,7 +178,7 @@ def _ctrl_c() -> Iterator[threading.Event]:
 
 def _schedule(step: int, steps: int) -> float:
     """Linear warm-up, then a cosine to a twentieth."""
-    warmup = max(1, round(steps * WARMUP_SHARE))
+    warmup = max(round(steps * WARMUP_SHARE), min(WARMUP_STEPS, steps // 4), 1)
     if step < warmup:
         return (step + 1) / warmup
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

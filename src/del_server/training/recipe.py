@@ -36,7 +36,9 @@ class Recipe:
     LLM's own distribution on the continuation of the clean prompt; the rest is cross-entropy on the true text.
     attack_weight: nats a token that the loss pays for certainty about a token, where it is sent at attack_mu or less:
     the chance that a guess drawn from the exact posterior names it. It makes near tokens look alike at strong noise.
-    attack_context: that attacker's prior is the LLM's own, from the clean tokens before, instead of the unigram."""
+    attack_context: that attacker's prior is the LLM's own, from the clean tokens before, instead of the unigram.
+    gain: spread of the tanh encoder's values before tanh at the start, about their mean; 0 leaves torch's own (.6).
+    Rows that start near the corners of the box are told apart from the first step on, and stay where they are."""
 
     name: str
     encoder: Literal["linear", "tanh"]
@@ -51,12 +53,15 @@ class Recipe:
     attack_weight: float = 0.0
     attack_mu: float = 15.0
     attack_context: bool = False
+    gain: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.attack_weight >= 0 or not self.attack_mu > 0:
             raise InvalidValue(
                 "attack_weight", self.attack_weight, "use a weight of 0 or more, and an attack_mu above 0"
             )
+        if not 0 <= self.gain <= 100 or (self.gain and self.encoder != "tanh"):
+            raise InvalidValue("gain", self.gain, "use 0 to 100, and 0 for an encoder without tanh")
         if not 1 <= self.soft_tokens <= 1024:
             raise InvalidValue("soft_tokens", self.soft_tokens, "use 1 to 1024")
         if not 0 <= self.kl_weight <= 1:

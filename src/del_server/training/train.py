@@ -17,9 +17,18 @@ from torch import Tensor, nn
 
 from del_codec.errors import InvalidValue
 from del_codec.projection import ProjectionConfig
+from del_codec.shipped import DEVICE_FILE
 from del_codec.spec import CodecSpec
+from del_codec.table import LatentTable
 from del_server import lora
-from del_server.codec import LORA_FOLDER, REFERENCES_FILE, REFERENCES_FOLDER, model_sha256, save_codec
+from del_server.codec import (
+    LORA_FOLDER,
+    REFERENCES_FILE,
+    REFERENCES_FOLDER,
+    load_references,
+    model_sha256,
+    save_codec,
+)
 from del_server.training.curriculum import Curriculum
 from del_server.training.learner import Learner
 from del_server.training.loop import Stage, run
@@ -75,7 +84,10 @@ class Trainer:
     """One run of a recipe. The module that is checkpointed holds the learner, the two reference soft prompts and, with
     a LoRA, the adapters of all three."""
 
-    def __init__(self, subject: Subject, recipe: Recipe, options: TrainingOptions, corpus: Corpus) -> None:
+    def __init__(
+        self, subject: Subject, recipe: Recipe, options: TrainingOptions, corpus: Corpus, references: Path | None = None
+    ) -> None:
+        """references: the folder of another codec of this model, whose floor and ceiling are taken and not trained."""
         self.subject, self.recipe, self.options = subject, recipe, options
         self.accelerator = Accelerator(mixed_precision=options.mixed_precision)
         torch.set_float32_matmul_precision("high")
@@ -107,7 +119,11 @@ class Trainer:
         start = _initial_soft_prompt(recipe.soft_tokens, embeddings, corpus)
         torch.manual_seed(options.seed)
         self.learner = Learner(self.config, embeddings, torch.from_numpy(log_prior), start).to(self.device)
-        self.references = {name: nn.Parameter(start.clone()) for name in (FLOOR, CEILING)}
+        if recipe.gain:
+            self.learner.spread(recipe.gain)
+        taken = _taken(references, self.spec, options) if references else {}
+        self.references = {name: nn.Parameter(taken.get(name, start).clone()) for name in (FLOOR, CEILING)}
+        self._trains_references = not taken
         self._adapters = {
             name: lora.add_lora(subject.model, name, options.lora)
             for name in ((CODEC, FLOOR, CEILING) if options.lora else ())
@@ -149,6 +165,8 @@ class Trainer:
                     self._probe.report if self._probe and phase.noise else None,
                 )
             )
+        if not self._trains_references:
+            return stages
         rate = self.recipe.phases[-1].lr
         for title, name, loss in (
             ("floor (no prompt)", FLOOR, losses.floor),
@@ -206,6 +224,16 @@ class Trainer:
         for name in self._adapters:
             where = folder / LORA_FOLDER if name == CODEC else folder / REFERENCES_FOLDER / name
             lora.save_lora(self.subject.model, name, where)
+
+
+def _taken(folder: Path, spec: CodecSpec, options: TrainingOptions) -> dict[str, Tensor]:
+    """Floor and ceiling of another codec. Raises InvalidValue where they say nothing of this one."""
+    if options.lora:
+        raise InvalidValue("references", str(folder), "can't be taken with --lora: they need LoRAs of that rank, too")
+    made_for = LatentTable.load(folder / DEVICE_FILE).spec.model_sha256
+    if made_for != spec.model_sha256:
+        raise InvalidValue("references", str(folder), f"belong to another model than {spec.model}; leave them out")
+    return load_references(folder)
 
 
 def _projection(recipe: Recipe, dim: int, embeddings: Tensor) -> ProjectionConfig:
