@@ -121,6 +121,29 @@ def test_every_recipe_learns_and_leaves_a_codec_that_serves(
     assert not (out / train.CHECKPOINT_FILE).exists()
 
 
+def test_floor_and_ceiling_of_another_codec_are_taken_as_they_are(
+    tiny_model: Path, text: Path, out: Path, tmp_path: Path, losses: dict[str, list[float]]
+) -> None:
+    first = tmp_path / "first"
+    run(tiny_model, first, "--text", text, "--recipe", "joint", "--steps", 2, "--reference-steps", 2)
+    losses.clear()
+    run(tiny_model, out, "--text", text, "--recipe", "joint", "--steps", 2, "--seed", 1, "--references", first)
+    assert not any(stage.startswith(("floor", "ceiling")) for stage in losses)
+    assert (out / "references.safetensors").read_bytes() == (first / "references.safetensors").read_bytes()
+    assert json.loads((out / "run.json").read_text())["references"] == "first"
+
+
+def test_references_of_another_model_or_beside_a_lora_are_refused(
+    tiny_model: Path, text: Path, out: Path, tmp_path: Path, tiny_codec: Path
+) -> None:
+    from del_codec.shipped import codec_folders
+
+    with pytest.raises(InvalidValue, match="references"):
+        run(tiny_model, out, "--text", text, "--recipe", "joint", "--references", codec_folders()[0])
+    with pytest.raises(InvalidValue, match=r"references.*--lora"):
+        run(tiny_model, tmp_path / "o", "--text", text, "--recipe", "joint", "--lora", 2, "--references", tiny_codec)
+
+
 @torch.no_grad()
 def test_the_floor_sees_no_private_token_and_the_ceiling_sees_all(
     tiny_model: Path, text: Path, out: Path, losses: dict[str, list[float]], monkeypatch: pytest.MonkeyPatch

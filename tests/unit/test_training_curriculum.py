@@ -75,14 +75,16 @@ def test_a_dial_is_the_devices_setting(mu: float, bits: int) -> None:
     assert dial.amplitude == pytest.approx(setting.amplitude, abs=2**-16)
 
 
-def test_every_position_is_sent_at_one_of_the_dials_and_some_prompts_change_it_midway() -> None:
+def test_every_position_is_sent_at_one_of_the_dials_and_some_prompts_change_it_once_or_often() -> None:
     changes = []
     for lesson in lessons(CURRICULUM):
         assert lesson.dial_of.shape == lesson.batch.prompt.shape
         assert set(np.unique(lesson.dial_of)) <= set(range(DIALS_PER_BATCH))
+        assert max(len(np.unique(row)) for row in lesson.dial_of) <= 2
         changes += (np.diff(lesson.dial_of, axis=1) != 0).sum(axis=1).tolist()
-    assert set(changes) == {0, 1}
-    assert 0.1 < np.mean(changes) < 0.25
+    shares = [np.mean([low <= count <= high for count in changes]) for low, high in ((0, 0), (1, 1), (2, 99))]
+    # A quarter changes once and a quarter often; two dials in four are the same one.
+    assert shares == pytest.approx([0.62, 0.2, 0.18], abs=0.06)
 
 
 def test_text_prompts_have_all_lengths_up_to_the_longest() -> None:

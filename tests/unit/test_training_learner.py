@@ -12,9 +12,10 @@ import torch
 from small_table import small_table
 from torch import Tensor, nn
 
+from del_codec.errors import InvalidValue
 from del_codec.frame import PrivateSegment, PublicSegment
 from del_codec.noise import GRID, NoiseSetting
-from del_codec.projection import ProjectionConfig
+from del_codec.projection import Encoder, ProjectionConfig
 from del_server.decoder import PromptDecoder
 from del_server.training.learner import Dial, Learner
 
@@ -182,3 +183,19 @@ def test_what_is_trained_is_what_is_served(monkeypatch: pytest.MonkeyPatch) -> N
     dial_of = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1]])
     trained, _ = made.prompt(ids, private, torch.ones_like(private), dial_of, dials)
     assert torch.allclose(served, trained[0], atol=1e-3)
+
+
+def test_a_spread_encoder_starts_centred_and_near_the_corners() -> None:
+    made = learner("context", 64, torch.randn(VOCABULARY, 64) + 3, encoder="tanh")
+    made.spread(5.0)
+    encoder = made.encoder
+    assert isinstance(encoder, Encoder)
+    values = encoder.skip(made.embeddings)
+    torch.testing.assert_close(values.std(dim=0), torch.full((DIM,), 5.0))
+    torch.testing.assert_close(made.log_prior.exp() @ values, torch.zeros(DIM), atol=1e-4, rtol=0)
+    assert made.baked().float().abs().mean() > 100
+
+
+def test_a_linear_encoder_is_not_spread() -> None:
+    with pytest.raises(InvalidValue, match="encoder"):
+        learner("linear", encoder="linear").spread(5.0)

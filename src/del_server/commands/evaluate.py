@@ -178,6 +178,7 @@ def record(folder: Path, rows: tuple[Measured, ...]) -> None:
 
 
 def _plain(value: Any) -> Any:
+    """As JSON has it; of a path its folder and its name, which say what it is and not where this machine keeps it."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return "/".join(value.parts[-2:]) if isinstance(value, Path) else value
