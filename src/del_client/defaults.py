@@ -10,6 +10,7 @@ from del_codec.noise import NoiseSetting
 from del_codec.spec import CodecSpec
 
 DEFAULT_SERVER = "127.0.0.1:50051"
+GATEWAY_HOST, GATEWAY_PORT = "127.0.0.1", 8085
 DEFAULT_DELTA = 1e-5
 DEFAULT_BITS = 1
 MOST_RECOVERED = 250

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 from del_client.config import SETTINGS
-from del_client.defaults import DEFAULT_DELTA, RULE
+from del_client.defaults import DEFAULT_DELTA, GATEWAY_HOST, GATEWAY_PORT, RULE
 
 BAD_INPUT = 2
 
@@ -144,8 +144,10 @@ def _add_gateway(commands: Commands) -> None:
         "del-client gateway --host 0.0.0.0 --token-file token --allow-host my-device.lan",
     )
     _add_settings(gateway, *(name for name in _ASKING if name not in ("system", "delta")))
-    gateway.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (127.0.0.1)")
-    gateway.add_argument("--port", type=int, default=8085, metavar="N", help="to listen on; 0: any free one (8085)")
+    gateway.add_argument("--host", default=GATEWAY_HOST, metavar="ADDRESS", help=f"to listen on ({GATEWAY_HOST})")
+    gateway.add_argument(
+        "--port", type=int, default=GATEWAY_PORT, metavar="N", help=f"0: any free one ({GATEWAY_PORT})"
+    )
     gateway.add_argument("--token-file", type=Path, metavar="FILE", help="the token that callers show; beyond loopback")
     gateway.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="answer to it; repeatable")
     gateway.add_argument(

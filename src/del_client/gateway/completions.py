@@ -98,7 +98,7 @@ class _Stream(EventSourceResponse):
 
     def __init__(self, served: Served, settings: GatewaySettings) -> None:
         self._served = served
-        super().__init__(served.chunks(), ping=settings.ping_seconds, send_timeout=settings.reader_seconds, sep="\n")
+        super().__init__(served.events(), ping=settings.ping_seconds, send_timeout=settings.reader_seconds, sep="\n")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""

@@ -48,7 +48,7 @@ class Run:
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self._turns = turns
-        self._pieces: deque[Piece | End] = deque()
+        self._pieces: list[Piece | End] = []
         self._news = asyncio.Event()
         self._failure: Exception | None = None
         self._left = len(turns)
@@ -72,7 +72,8 @@ class Run:
     def __aiter__(self) -> Run:
         return self
 
-    async def __anext__(self) -> Piece | End:
+    async def __anext__(self) -> list[Piece | End]:
+        """All that has come since, one thing at least."""
         while not self._pieces:
             if self._failure is not None:
                 raise self._failure
@@ -80,7 +81,8 @@ class Run:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
-        return self._pieces.popleft()
+        pieces, self._pieces = self._pieces, []
+        return pieces
 
     async def aclose(self) -> None:
         """Cancel what still runs, and wait until it is."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from del_client.client import AsyncClient
 from del_client.gateway.asked import Asked
@@ -47,6 +49,7 @@ class Served:
         self._asked = asked
         self._shape = shape
         self._run = Run(turns)
+        self._endings: list[Json] = []
         self._ended = self._closed = False
         state.metrics.running += len(turns)
 
@@ -63,12 +66,13 @@ class Served:
         tokens: defaultdict[int, list[Token]] = defaultdict(list)
         reasons: dict[int, str] = {}
         try:
-            async for piece in self._run:
-                tokens[piece.choice] += piece.tokens
-                if isinstance(piece, End):
-                    reasons[piece.choice] = piece.reason
-                else:
-                    texts[piece.choice].append(piece.text)
+            async for pieces in self._run:
+                for piece in pieces:
+                    tokens[piece.choice] += piece.tokens
+                    if isinstance(piece, End):
+                        reasons[piece.choice] = piece.reason
+                    else:
+                        texts[piece.choice].append(piece.text)
             figures = await self._report()
         except Exception as error:
             raise await self._failed(error) from error
@@ -79,42 +83,43 @@ class Served:
         ]
         return {**self._shape.envelope(False), "choices": choices, "usage": self._usage(), "del": figures}
 
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """The events of a stream; an error is the last one."""
+    async def events(self) -> AsyncGenerator[bytes]:
+        """A stream's events, those that are ready together at once; an error is the last one."""
         try:
-            async for chunk in self._chunks():
-                yield _event(chunk)
+            for choice in range(len(self._run.answers)):
+                for opening in self._shape.opening(choice):
+                    yield self._event(opening)
+            async for pieces in self._run:
+                events = [self._event(choice) for piece in pieces for choice in self._choices(piece)]
+                if events:
+                    yield b"".join(events)
+            yield self._last_events(await self._report())
             self._ended = True
-            yield _DONE
         except Exception as error:
             self._state.metrics.broken.inc()
-            yield _event((await self._failed(error)).body)
+            yield _data((await self._failed(error)).body)
 
-    async def _chunks(self) -> AsyncGenerator[Json]:
-        for choice in range(len(self._run.answers)):
-            for opening in self._shape.opening(choice):
-                yield self._chunk(opening)
-        left = len(self._run.answers)
-        async for piece in self._run:
-            if isinstance(piece, Piece):
-                yield self._chunk(self._shape.piece(piece.choice, piece.text, self._logprobs(piece.tokens)))
-                continue
-            if piece.tokens:
-                yield self._chunk(self._shape.piece(piece.choice, "", self._logprobs(piece.tokens)))
-            left -= 1
-            ending = self._chunk(self._shape.ending(piece.choice, piece.reason))
-            if left:
-                yield ending
-        figures = {"del": await self._report()}
-        if self._asked.usage:
-            yield ending
-            yield {**self._shape.envelope(True), "choices": [], "usage": self._usage(), **figures}
-        else:
-            yield {**ending, **figures}
+    def _choices(self, piece: Piece | End) -> Iterator[Json]:
+        """The choices of the chunks for it; the last ending of all is kept for the end."""
+        if isinstance(piece, Piece):
+            yield self._shape.piece(piece.choice, piece.text, self._logprobs(piece.tokens))
+            return
+        if piece.tokens:
+            yield self._shape.piece(piece.choice, "", self._logprobs(piece.tokens))
+        self._endings.append(self._shape.ending(piece.choice, piece.reason))
+        if len(self._endings) < len(self._run.answers):
+            yield self._endings[-1]
 
-    def _chunk(self, choice: Json) -> Json:
+    def _last_events(self, figures: Json) -> bytes:
+        ending = self._endings[-1]
+        if not self._asked.usage:
+            return self._event(ending, {"del": figures}) + _DONE
+        last = {**self._shape.envelope(True), "choices": [], "usage": self._usage(), "del": figures}
+        return self._event(ending) + _data(last) + _DONE
+
+    def _event(self, choice: Json, more: Mapping[str, Any] = MappingProxyType({})) -> bytes:
         without_usage = {"usage": None} if self._asked.usage else {}
-        return {**self._shape.envelope(True), "choices": [choice], **without_usage}
+        return _data({**self._shape.envelope(True), "choices": [choice], **without_usage, **more})
 
     def _logprobs(self, tokens: Sequence[Token]) -> Json | None:
         return None if self._asked.options.get("logprobs") is None else self._shape.logprobs(tokens)
@@ -145,5 +150,5 @@ class Served:
         await self._run.aclose()
 
 
-def _event(chunk: Json) -> bytes:
+def _data(chunk: Json) -> bytes:
     return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from del_client.defaults import GATEWAY_HOST, GATEWAY_PORT
 from del_client.message import MAX_PROMPT_CHARS
 from del_client.options import OptionArguments
 from del_codec.address import is_loopback
 from del_codec.errors import InvalidValue
 
-DEFAULT_PORT = 8085
 MIN_TOKEN_CHARS = 16
 MAX_FILE_BYTES = 1 << 20
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -36,8 +36,8 @@ class GatewaySettings:
     recognise chats by.
     """
 
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
+    host: str = GATEWAY_HOST
+    port: int = GATEWAY_PORT
     token: str | None = None
     names: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
