@@ -53,6 +53,7 @@ def serve(config: ServeConfig, announce: Callable[[str], None]) -> None:
 
 def load(config: ServeConfig) -> Backend:
     """Model, codecs and tokenizer in memory; the engine not yet started."""
+    tracing = tracing_of(config)
     host = HOSTS[config.engine](config)
     codecs = load_codecs(config, host)
     waiting = WAITING_PER_SLOT * config.max_concurrent
@@ -80,7 +81,7 @@ def load(config: ServeConfig) -> Backend:
         metrics=metrics,
         admission=Admission(config.max_concurrent + waiting),
         executor=ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"),
-        tracing=tracing_of(config),
+        tracing=tracing,
     )
 
 

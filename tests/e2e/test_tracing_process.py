@@ -58,7 +58,7 @@ def test_spans_reach_a_collector_and_go_on_with_the_callers_trace(
 def test_what_is_missing_is_named(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter", None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
     monkeypatch.delitem(sys.modules, "del_server.opentelemetry_tracing", raising=False)
     assert main(["serve", "--model", str(tiny_model), "--port", "0", "--tracing"]) != 0
     assert "pip install 'del-inference[tracing]'" in capsys.readouterr().err
