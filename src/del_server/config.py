@@ -32,7 +32,7 @@ class ServeConfig:
     for none. metrics_host: where it listens, "" for `host`. max_concurrent: answers in progress at once; eight times as
     many may wait. kv_tokens: bounds the keys and values of all of them together, 0 for as many contexts; kv_bytes:
     their memory, instead. context_tokens: 0 for the model's own. drain_seconds: how long queries may go on after
-    SIGTERM. tls_cert, tls_key, tls_client_ca: PEM files, see access/tls.py. insecure: plain text to other machines,
+    SIGTERM. tls_cert, tls_key, tls_client_ca: PEM files, see service/tls.py. insecure: plain text to other machines,
     where everyone on the way reads and changes what is sent. tokens: what callers must show one of, see
     access/tokens.py. quotas: what they may take, see access/quotas.py. connection_age: seconds after which a connection
     takes no more streams and a stream no more queries, so that clients spread over servers; 0: ever. channelz: gRPC's

@@ -14,8 +14,8 @@ from serving import Serving, StartServer
 from del_client.access import Access
 from del_client.transport import Transport
 from del_codec.errors import ArtifactError, InvalidValue, UnavailableError
-from del_server.access.tls import TlsFiles
 from del_server.config import ServeConfig
+from del_server.service.tls import TlsFiles
 
 OTHER_MACHINE = "192.0.2.7:50051"
 
@@ -81,7 +81,7 @@ class TestServersCertificate:
         self, start_server: StartServer, authority: Authority, refused: Refused, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         certificate, key = authority.issue("server", lasts=-DAY)
-        monkeypatch.setattr("del_server.access.tls._check_pair", lambda certificate, key: None)
+        monkeypatch.setattr("del_server.service.tls._check_pair", lambda certificate, key: None)
         async with start_server(tls_cert=certificate, tls_key=key) as serving:
             assert "certificate has expired" in await refused(serving, Access(tls_ca=authority.path))
 

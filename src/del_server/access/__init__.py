@@ -1,5 +1,4 @@
-"""Who may ask, and how much: certificates, tokens, identities and quotas.
+"""Who may ask, and how much: tokens, identities, quotas, and files that may change while a server runs.
 
-watched.py follows a file that changes, tls.py makes gRPC's credentials of certificates, the rest is plain data. Knows
-nothing of queries, engines or models.
+Knows nothing of gRPC, queries, engines or models; service/guard.py stands at the door.
 """

@@ -14,9 +14,9 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from del_codec.address import join_address
 from del_codec.errors import InvalidValue
 from del_codec.v1 import inference_pb2, inference_pb2_grpc
-from del_server.access.tls import TlsFiles
 from del_server.config import STREAMS, Limits, ServeConfig
 from del_server.service.servicer import InferenceService
+from del_server.service.tls import TlsFiles
 
 SERVICE = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
