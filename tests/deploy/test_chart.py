@@ -26,6 +26,7 @@ ALL = {
     "metrics": {name: {"enabled": True} for name in ("podMonitor", "rules", "dashboard")},
     "codecs": ["/models/new", "/models/old"],
     "quotas": QUOTAS,
+    "kvBytes": 40_000_000_000,
     "networkPolicy": {"egress": [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}], "ports": [{"port": 443}]}]},
 }
 # A value that is given, and a word of the message that refuses it.
@@ -133,6 +134,7 @@ def test_the_server_reads_its_arguments(plain: dict[str, Any], secured: dict[str
     ports = {each["name"]: each["containerPort"] for each in server["ports"]}
     assert (config.port, config.metrics_port) == (ports["grpc"], ports["metrics"])
     assert config.codecs == (Path("/models/new"), Path("/models/old"))
+    assert config.kv_bytes == ALL["kvBytes"]
     mounted = {each["mountPath"] for each in pod_of(secured)["containers"][0]["volumeMounts"]}
     asked = serve_config(pod_of(secured)["containers"][0]["args"])
     files = (asked.tls_cert, asked.tls_key, asked.tls_client_ca, asked.tokens, asked.quotas)
