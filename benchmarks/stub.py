@@ -15,8 +15,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from del_codec.errors import UnavailableError
+from del_server.admission import Admission
 from del_server.app import load, running
-from del_server.backend import Admission, Backend
+from del_server.backend import Backend
 from del_server.config import ServeConfig
 from del_server.engine.base import (
     Capacity,

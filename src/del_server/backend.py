@@ -1,16 +1,15 @@
-"""Backend: what all queries of a server share, and Admission, the bound on how many of them it answers at once."""
+"""Backend: what all queries of a server share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from del_codec.errors import ExhaustedError
+from del_server.admission import Admission, Held
 from del_server.codec import ServedCodec
 from del_server.config import Limits
 from del_server.engine.base import Engine, Prefix
@@ -19,28 +18,10 @@ from del_server.status import UnknownCodec
 from del_server.tracing import Tracing
 
 
-class Admission:
-    """Places for queries whose prompt is complete; without one, nothing is decoded."""
-
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self.taken = 0
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place. Raises ExhaustedError if there is none."""
-        if self.taken >= self.places:
-            raise ExhaustedError(f"the server answers {self.places} queries at once; send the same bytes again later")
-        self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Backend:
-    """What all queries share. embed_tokens: the model's own embeddings [T, D] of ids [T]. executor: for decoding."""
+    """What all queries share. embed_tokens: the model's own embeddings [T, D] of ids [T]. held: bytes of prompts that
+    are not in the engine yet. executor: for decoding."""
 
     version: str
     model: str
@@ -51,6 +32,7 @@ class Backend:
     limits: Limits
     metrics: Metrics
     admission: Admission
+    held: Held
     executor: Executor
     tracing: Tracing = field(default_factory=Tracing)
     _prefixes: dict[tuple[str, str], Prefix] = field(default_factory=dict, init=False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from del_codec.errors import EngineError, InvalidValue
 from del_codec.frame import Segment
+from del_server.admission import Place
 from del_server.backend import Backend
 from del_server.engine.base import Finish, Generation, Logprobs, Reason, Sampling
 from del_server.prompt import Prompt, check_ids
@@ -65,10 +66,11 @@ class Query:
         if not 1 <= opening.prompt_tokens <= limits.prompt_tokens:
             raise InvalidValue("prompt_tokens", opening.prompt_tokens, f"send 1 to {limits.prompt_tokens} tokens")
         check_ids("resume_token_ids", opening.resume, vocabulary)
-        self.prompt = Prompt(opening.codec, opening.task, backend)
+        self.prompt = Prompt(opening.codec, opening.task, backend, caller)
         self._opening, self._backend = opening, backend
         self._opened = time.perf_counter()
         self.caller = caller
+        self._place: Place | None = None
         self._generation: Generation | None = None
         self._stopped = StoppedAnswer(opening.stop) if opening.stop else None
         self.cancelled = False
@@ -108,8 +110,14 @@ class Query:
     def cancel(self) -> None:
         """End the answer; run() then returns Reason.CANCELLED."""
         self.cancelled = True
+        if self._place is not None:
+            self._place.cancel()
         if self._generation is not None:
             self._generation.cancel()
+
+    def close(self) -> None:
+        """Let go of what is left of the prompt, however the query ended."""
+        self.prompt.let_go()
 
     async def run(self, send: Callable[[Delta], Awaitable[None]]) -> Reason:
         """Decode the prompt, generate, and send every delta; why the answer ended.
@@ -121,7 +129,9 @@ class Query:
         if (reason := self._already_over()) is not None:
             await self._send_rest(AnswerText(self._backend.tokenizer, self._opening.resume), send)
             return reason
-        with self._backend.admission.place():
+        with self._backend.admission.ask(self.caller) as self._place:
+            if not await self._place.slot():
+                return Reason.CANCELLED
             prompt, self.timings.decode = await self.prompt.embed(self._opening.resume)
             waited = time.perf_counter() - ended - self.timings.decode
             if self.cancelled:
