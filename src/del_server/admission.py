@@ -1,4 +1,4 @@
-"""Who is answered next, and how much of prompts is held meanwhile: bounded, and shared fairly among callers.
+"""Who is answered next: bounded, and shared fairly among callers.
 
 Callers are names; what a caller is, or what a query is, is not known here. All calls belong to one event loop.
 """
@@ -6,7 +6,7 @@ Callers are names; what a caller is, or what a query is, is not known here. All 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, deque
 from types import TracebackType
 
 from del_codec.errors import ExhaustedError
@@ -124,28 +124,3 @@ class Place:
         """It was taken away."""
         if not self._over.done():
             self._over.set_exception(error)
-
-
-class Held:
-    """Bytes of prompts that are not yet embeddings: of all callers, and of one at most a part of them."""
-
-    def __init__(self, most: int, most_of_one: int) -> None:
-        self.most, self.most_of_one = most, most_of_one
-        self.taken = 0
-        self._by_caller: defaultdict[str, int] = defaultdict(int)
-
-    def take(self, caller: str, size: int) -> None:
-        """Hold so many more. Raises ExhaustedError where that is too much."""
-        if self.taken + size > self.most:
-            raise ExhaustedError(f"prompts of {self.most} bytes are held here already; send the same bytes again later")
-        if self._by_caller[caller] + size > self.most_of_one:
-            raise ExhaustedError(f"{self.most_of_one} bytes of your prompts are held here already; end some of them")
-        self.taken += size
-        self._by_caller[caller] += size
-
-    def give_back(self, caller: str, size: int) -> None:
-        """So many are held no longer."""
-        self.taken -= size
-        self._by_caller[caller] -= size
-        if not self._by_caller[caller]:
-            del self._by_caller[caller]

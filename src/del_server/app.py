@@ -21,7 +21,7 @@ from del_server.access.quotas import Quotas
 from del_server.access.tokens import Tokens
 from del_server.access.visit import Gatehouse
 from del_server.access.watched import Watched
-from del_server.admission import Admission, Held
+from del_server.admission import Admission
 from del_server.backend import Backend
 from del_server.codec import ServedCodec
 from del_server.config import Limits, ServeConfig
@@ -42,8 +42,6 @@ from del_server.tracing import Tracing
 WAITING_PER_SLOT = 8
 DECODERS = 2
 LEAST_ROOM = 1 << 28
-# Of prompts that arrive or wait; a quarter of it is one caller's at most.
-HELD_BYTES = 1 << 28
 
 
 def serve(config: ServeConfig, announce: Callable[[str], None]) -> None:
@@ -84,7 +82,6 @@ def load(config: ServeConfig) -> Backend:
         metrics=metrics,
         # So many more than the engine steps that the next prompts are decoded when it has room for them.
         admission=Admission(config.max_concurrent + DECODERS, waiting - DECODERS),
-        held=Held(HELD_BYTES, HELD_BYTES // 4),
         executor=ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"),
         tracing=tracing,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from del_server.admission import Admission, Held
+from del_server.admission import Admission
 from del_server.codec import ServedCodec
 from del_server.config import Limits
 from del_server.engine.base import Engine, Prefix
@@ -20,8 +20,7 @@ from del_server.tracing import Tracing
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Backend:
-    """What all queries share. embed_tokens: the model's own embeddings [T, D] of ids [T]. held: bytes of prompts that
-    are not in the engine yet. executor: for decoding."""
+    """What all queries share. embed_tokens: the model's own embeddings [T, D] of ids [T]. executor: for decoding."""
 
     version: str
     model: str
@@ -32,7 +31,6 @@ class Backend:
     limits: Limits
     metrics: Metrics
     admission: Admission
-    held: Held
     executor: Executor
     tracing: Tracing = field(default_factory=Tracing)
     _prefixes: dict[tuple[str, str], Prefix] = field(default_factory=dict, init=False)

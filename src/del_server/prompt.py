@@ -20,24 +20,17 @@ from del_server.backend import Backend
 from del_server.engine.base import Prefix
 from del_server.status import UnknownTask
 
-# What this process keeps of a segment beside its payload, and of an id.
-SEGMENT_BYTES, ID_BYTES = 256, 40
-
 
 class Prompt:
-    """Segments under a codec and a task of it; `codec` is a fingerprint in hex, "" for none, `task` "" for none.
+    """Segments under a codec and a task of it; `codec` is a fingerprint in hex, "" for none, `task` "" for none."""
 
-    caller: whose it is. What it holds counts as the caller's until it is embedded or let go.
-    """
-
-    def __init__(self, codec: str, task: str, backend: Backend, caller: str) -> None:
+    def __init__(self, codec: str, task: str, backend: Backend) -> None:
         self._codec = backend.codec(codec) if codec else None
         known = self._codec.tasks if self._codec else {}
         if task and task not in known:
             raise UnknownTask("task", task, f"leave it empty or use one of {list(known)}")
         self._task, self._backend = task, backend
         self._segments: list[Segment] = []
-        self._caller, self._held = caller, 0
         self._released: Counter[NoiseSetting] = Counter()
         self.private_tokens = self.public_tokens = self.payload_bytes = self._bits = 0
 
@@ -67,10 +60,7 @@ class Prompt:
         return self._backend.prefix(self._codec, self._task) if self._codec and self.private_tokens else None
 
     def add(self, segment: Segment, most: int) -> None:
-        """Append a segment to a prompt of at most `most` tokens.
-
-        Raises InvalidValue, FrameError or UnknownCodec, ExhaustedError where too much is held already.
-        """
+        """Append a segment to a prompt of at most `most` tokens. Raises InvalidValue, FrameError or UnknownCodec."""
         if len(self._segments) == self._backend.limits.segments:
             raise InvalidValue("segments", "too many", f"a prompt has at most {self._backend.limits.segments}")
         if self.tokens + segment.tokens > most:
@@ -79,7 +69,6 @@ class Prompt:
             codec = self._codec or self._backend.codec("")
             if len(segment.payload) > segment.tokens * codec.table.spec.dim:
                 raise FrameError("payload", f"{len(segment.payload)} bytes", f"too long for {segment.tokens} tokens")
-            self._hold(SEGMENT_BYTES + len(segment.payload))
             self.private_tokens += segment.tokens
             self.payload_bytes += len(segment.payload)
             self._released[segment.setting] += segment.tokens
@@ -87,27 +76,15 @@ class Prompt:
             self._backend.metrics.payload_bytes["received", BITS[segment.setting.bits]].inc(len(segment.payload))
         else:
             check_ids("token_ids", segment.token_ids, self._backend.engine.capacity.vocabulary)
-            self._hold(SEGMENT_BYTES + ID_BYTES * segment.tokens)
             self.public_tokens += segment.tokens
         self._segments.append(segment)
-
-    def _hold(self, size: int) -> None:
-        self._backend.held.take(self._caller, size)
-        self._held += size
-
-    def let_go(self) -> None:
-        """Forget the segments."""
-        self._segments.clear()
-        held, self._held = self._held, 0
-        if held:
-            self._backend.held.give_back(self._caller, held)
 
     async def embed(self, resume: Sequence[int] = ()) -> tuple[Tensor, float]:
         """Embeddings [T + R, D] behind the prefix, those of ids `resume` last, and the seconds that decoding took; the
         segments are let go. Raises FrameError for a payload that can't be read."""
         loop = asyncio.get_running_loop()
         prompt, seconds = await loop.run_in_executor(self._backend.executor, self._embed, resume)
-        self.let_go()
+        self._segments.clear()
         return prompt, seconds
 
     def count(self) -> None:

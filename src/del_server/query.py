@@ -66,7 +66,7 @@ class Query:
         if not 1 <= opening.prompt_tokens <= limits.prompt_tokens:
             raise InvalidValue("prompt_tokens", opening.prompt_tokens, f"send 1 to {limits.prompt_tokens} tokens")
         check_ids("resume_token_ids", opening.resume, vocabulary)
-        self.prompt = Prompt(opening.codec, opening.task, backend, caller)
+        self.prompt = Prompt(opening.codec, opening.task, backend)
         self._opening, self._backend = opening, backend
         self._opened = time.perf_counter()
         self.caller = caller
@@ -114,10 +114,6 @@ class Query:
             self._place.cancel()
         if self._generation is not None:
             self._generation.cancel()
-
-    def close(self) -> None:
-        """Let go of what is left of the prompt, however the query ended."""
-        self.prompt.let_go()
 
     async def run(self, send: Callable[[Delta], Awaitable[None]]) -> Reason:
         """Decode the prompt, generate, and send every delta; why the answer ended.

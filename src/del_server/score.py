@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from del_codec.errors import DelError, InvalidValue
+from del_codec.errors import InvalidValue
 from del_codec.frame import Segment
 from del_server.backend import Backend
 from del_server.engine.base import Scored, check_candidates
@@ -38,21 +38,13 @@ class Question:
         held = sum(segment.tokens for segment in asked.segments)
         if not 1 <= held <= limits.prompt_tokens:
             raise InvalidValue("segments", f"{held} tokens", f"send 1 to {limits.prompt_tokens} tokens")
-        self.prompt = Prompt(asked.codec, asked.task, backend, caller)
-        try:
-            for segment in asked.segments:
-                self.prompt.add(segment, held)
-            check_candidates(asked.candidates, self.prompt.soft_tokens + held, backend.engine.capacity)
-        except DelError:
-            self.close()
-            raise
+        self.prompt = Prompt(asked.codec, asked.task, backend)
+        for segment in asked.segments:
+            self.prompt.add(segment, held)
+        check_candidates(asked.candidates, self.prompt.soft_tokens + held, backend.engine.capacity)
         self._candidates, self._backend = asked.candidates, backend
         self.caller, self.tokens = caller, held + sum(map(len, asked.candidates))
         self.timings = Timings()
-
-    def close(self) -> None:
-        """Let go of what is left of the prompt, however the question ended."""
-        self.prompt.let_go()
 
     async def run(self) -> Scored:
         """Decode the prompt and judge the candidates; when the task is cancelled, the engine's slot is freed.

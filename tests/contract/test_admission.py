@@ -1,4 +1,4 @@
-"""Who is answered, over gRPC: callers in turn, waiting queries that leave, bytes of prompts that are held."""
+"""Who is answered, over gRPC: callers in turn, and waiting queries that leave."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from serving import Serving, StartServer, Talk, public
 
 from del_codec.v1 import inference_pb2 as pb
 from del_server.access.caller import HERE, Caller, Door
-from del_server.admission import Held
-from del_server.status import Code
 
 ENDLESS = {"max_new_tokens": 500, "ignore_eos": True}
 
@@ -69,28 +67,3 @@ async def test_a_deadline_ends_what_runs_and_what_waits(start_server: StartServe
         assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         while serving.backend.admission.taken or serving.backend.engine.load().running:
             await asyncio.sleep(0.005)
-        assert serving.backend.held.taken == 0
-
-
-async def test_bytes_of_prompts_are_bounded_and_others_go_on(
-    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("del_server.app.Held", lambda _most, _of_one: Held(6000, 3000))
-    async with start_server() as serving:
-        talk, gone = serving.talk(), serving.talk()
-        await gone.open(1, 100)
-        await gone.segments(1, public(*[5] * 40))
-        while not serving.backend.held.taken:
-            await asyncio.sleep(0.002)
-        await talk.open(1, 100)
-        await talk.segments(1, public(*[5] * 40))
-        error = await talk.error(1)
-        assert (error.code, error.reason) == (Code.RESOURCE_EXHAUSTED, "SERVER_FULL")
-        assert error.retry_after_ms > 0
-        gone.call.cancel()
-        while serving.backend.held.taken:
-            await asyncio.sleep(0.002)
-        await talk.ask(2, [public(*[5] * 60)])
-        assert len((await talk.answer(2)).token_ids) == 8
-        assert serving.backend.held.taken == 0
-        await talk.close()

@@ -1,4 +1,4 @@
-"""Admission: slots in turn among callers, bounded places, and bytes that are held meanwhile."""
+"""Admission: slots in turn among callers, bounded places."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from del_codec.errors import ExhaustedError
-from del_server.admission import Admission, Held, Place
+from del_server.admission import Admission, Place
 
 
 async def granted(admission: Admission, callers: str, rounds: int) -> str:
@@ -112,16 +112,3 @@ async def test_whatever_happens_no_slot_is_lost_and_none_is_given_twice() -> Non
         assert admission.taken <= admission.places
     await asyncio.wait(tasks)
     assert (running, admission.taken, most) == (0, 0, 3)
-
-
-def test_bytes_are_bounded_for_all_and_for_one() -> None:
-    held = Held(100, 60)
-    held.take("a", 60)
-    with pytest.raises(ExhaustedError, match="60 bytes of your prompts"):
-        held.take("a", 1)
-    held.take("b", 40)
-    with pytest.raises(ExhaustedError, match="100 bytes are held"):
-        held.take("c", 1)
-    held.give_back("a", 60)
-    held.take("c", 1)
-    assert held.taken == 41

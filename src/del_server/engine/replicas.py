@@ -55,12 +55,19 @@ class Replicas(Engine):
         return handle
 
     def submit(
-        self, prompt: Tensor, sampling: Sampling, adapter: str | None = None, prefix: Prefix | None = None
+        self,
+        prompt: Tensor,
+        sampling: Sampling,
+        adapter: str | None = None,
+        prefix: Prefix | None = None,
+        caller: str = "",
     ) -> Generation:
         """See Engine."""
-        return self._least_loaded(
-            lambda engine, begin: engine.submit(prompt.to(engine.capacity.device), sampling, adapter, begin), prefix
-        )
+
+        def queue(engine: Engine, own: Prefix | None) -> Generation:
+            return engine.submit(prompt.to(engine.capacity.device), sampling, adapter, own, caller)
+
+        return self._least_loaded(queue, prefix)
 
     def score(
         self,
@@ -68,11 +75,14 @@ class Replicas(Engine):
         candidates: Sequence[Sequence[int]],
         adapter: str | None = None,
         prefix: Prefix | None = None,
+        caller: str = "",
     ) -> Scoring:
         """See Engine."""
-        return self._least_loaded(
-            lambda engine, begin: engine.score(prompt.to(engine.capacity.device), candidates, adapter, begin), prefix
-        )
+
+        def queue(engine: Engine, own: Prefix | None) -> Scoring:
+            return engine.score(prompt.to(engine.capacity.device), candidates, adapter, own, caller)
+
+        return self._least_loaded(queue, prefix)
 
     def load(self) -> Load:
         """See Engine."""
@@ -93,7 +103,7 @@ class Replicas(Engine):
         return Health(ok > 0, detail, all(health.fatal for health in healths))
 
     def _least_loaded(self, queue: Callable[[Engine, Prefix | None], Job], prefix: Prefix | None) -> Job:
-        """Queue a job with the engine that has least to do, of those that answer; with the next where it can't take it."""
+        """Queue a job with the engine that has least to do, of those that answer; with the next if that one can't."""
 
         def busy(index: int) -> tuple[bool, int]:
             load = self._engines[index].load()

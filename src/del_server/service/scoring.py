@@ -27,17 +27,14 @@ async def answer(request: pb.ScoreRequest, backend: Backend, visit: Visit) -> pb
         if size - GRPC_PREFIX > most:
             raise InvalidValue("message", f"{size - GRPC_PREFIX} bytes", f"a message has at most {most}")
         question = Question(asked_from_pb(request), backend, visit.caller.name)
+        charge = visit.query(question.tokens)
         bits = question.prompt.bits
         try:
-            charge = visit.query(question.tokens)
-            try:
-                with backend.tracing.query(question):
-                    scored = await question.run()
-            except DelError:
-                charge.settle(0)
-                raise
-        finally:
-            question.close()
+            with backend.tracing.query(question):
+                scored = await question.run()
+        except DelError:
+            charge.settle(0)
+            raise
     except asyncio.CancelledError:
         metrics.queries["abandoned"].inc()
         raise

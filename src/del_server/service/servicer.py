@@ -37,9 +37,8 @@ class InferenceService:
 
     async def Generate(self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Context) -> None:  # noqa: N802
         """Answer the queries of one stream; when it breaks, their tasks are cancelled, and so are their generations."""
-        async with contextlib.AsyncExitStack() as last, asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks:
             stream = Stream(self._backend, VISIT.get(), context.write, tasks)
-            last.callback(stream.abandon)
             reader = tasks.create_task(stream.read(request_iterator))
             ender = tasks.create_task(self._end_in_time(stream, reader))
             await asyncio.wait({reader})

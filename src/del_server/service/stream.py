@@ -84,11 +84,6 @@ class Stream:
             missing = InvalidValue("end", "missing", "end a prompt before closing the stream")
             await self._refuse(query_id, missing, ended=True)
 
-    def abandon(self) -> None:
-        """The stream is over: what has not ended never will."""
-        for query_id, entry in list(self._entries.items()):
-            self._close(query_id, entry, "abandoned")
-
     async def _take(self, request: pb.GenerateRequest, size: int) -> None:
         query_id, event = request.query_id, request.WhichOneof("event")
         if event is None:
@@ -206,7 +201,6 @@ class Stream:
             return False
         del self._entries[query_id]
         entry.charge.settle(entry.query.tokens if entry.answer else 0)
-        entry.query.close()
         self._backend.metrics.queries[outcome].inc()
         self._journal.ended(query_id, entry.query, outcome)
         if not self._entries:
