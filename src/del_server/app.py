@@ -81,7 +81,7 @@ def load(config: ServeConfig) -> Backend:
         limits=Limits.derive(engine.capacity.context_tokens, soft_tokens, dim),
         metrics=metrics,
         # So many more than the engine steps that the next prompts are decoded when it has room for them.
-        admission=Admission(config.max_concurrent + DECODERS, waiting - DECODERS),
+        admission=Admission(engine.capacity.running + DECODERS, engine.capacity.waiting - DECODERS),
         executor=ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"),
         tracing=tracing,
     )

@@ -19,6 +19,7 @@ MESSAGE_BYTES = 1 << 20
 DEFAULT_NEW_TOKENS = 256
 CANDIDATES = 256
 CANDIDATE_TOKENS = 1 << 12
+MOST_REPLICAS = 64
 # On the wire: a token id, a coordinate of eight bits, and what frames a segment, a candidate or a whole message.
 ID_BYTES, COORDINATE_BYTES, FRAMING_BYTES = 5, 1, 64
 
@@ -48,6 +49,7 @@ class ServeConfig:
     metrics_port: int = 0
     metrics_host: str = ""
     max_concurrent: int = 16
+    replicas: int = 1
     kv_tokens: int = 0
     kv_bytes: int = 0
     context_tokens: int = 0
@@ -70,6 +72,8 @@ class ServeConfig:
                 raise InvalidValue(name.replace("_", "-"), getattr(self, name), "use a port from 0 to 65535")
         if not 1 <= self.max_concurrent <= 1024:
             raise InvalidValue("max-concurrent", self.max_concurrent, "use 1 to 1024")
+        if not 1 <= self.replicas <= MOST_REPLICAS:
+            raise InvalidValue("replicas", self.replicas, f"use 1 to {MOST_REPLICAS}")
         if self.kv_bytes and self.engine == "vllm":
             raise InvalidValue(
                 "kv-bytes", self.kv_bytes, "use --kv-tokens, or --engine-arg gpu_memory_utilization=SHARE"

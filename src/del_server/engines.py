@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from del_server.config import ServeConfig
 from del_server.embedding_model import TokenEmbedder, load_embedding_model
 from del_server.engine.base import Engine
 from del_server.engine.capacity import EngineConfig, capacity_of
+from del_server.engine.replicas import Replicas
 from del_server.engine.transformers import TransformersEngine
 from del_server.models import dtype_of, load_model, resolve
 
@@ -29,21 +31,50 @@ class Host(Protocol):
 
 
 class TransformersHost:
-    """The model in this process."""
+    """The model in this process, once for each replica."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self.model = load_model(config.model, config.dtype, config.device)
-        self.load_adapter: LoadAdapter = lora.load_once
+        self._models = [
+            load_model(config.model, config.dtype, device) for device in replica_devices(config.device, config.replicas)
+        ]
+        self.model: Any = self._models[0]
+        self.load_adapter: LoadAdapter = self._load_everywhere
 
     def engine(self, bounds: EngineConfig) -> Engine:
         """See Host."""
-        return TransformersEngine(self.model, bounds)
+        engines = [TransformersEngine(model, bounds) for model in self._models]
+        return engines[0] if len(engines) == 1 else Replicas(engines)
+
+    def _load_everywhere(self, _: Any, folder: Path) -> str | None:
+        """A codec's LoRA for all replicas, under the same name. Raises ArtifactError."""
+        (name,) = {lora.load_once(replica, folder) for replica in self._models}
+        return name
+
+
+def replica_devices(device: str, replicas: int) -> list[str]:
+    """A device for each replica: one GPU each, or the CPU for all. One alone may be spread over all GPUs.
+
+    Raises InvalidValue for more replicas than GPUs, or for a device that is one by name.
+    """
+    if replicas == 1:
+        return [device]
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return ["cpu"] * replicas
+    if device not in ("auto", "cuda"):
+        raise InvalidValue(
+            "device", device, "with --replicas use auto, cuda or cpu: each replica gets a GPU of its own"
+        )
+    if replicas > torch.cuda.device_count():
+        raise InvalidValue("replicas", replicas, f"this machine has {torch.cuda.device_count()} GPUs, one for each")
+    return [f"cuda:{index}" for index in range(replicas)]
 
 
 class VllmHost:
     """The model in vLLM's processes, its embeddings in this one."""
 
     def __init__(self, config: ServeConfig) -> None:
+        if config.replicas != 1:
+            raise InvalidValue("replicas", config.replicas, "with vLLM use --engine-arg data_parallel_size=N")
         if config.device != "auto":
             raise InvalidValue("device", config.device, "leave it out: CUDA_VISIBLE_DEVICES names the GPUs for vLLM")
         try:

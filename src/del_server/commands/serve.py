@@ -46,6 +46,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="answers in progress at once; eight times as many may wait (default: %(default)s)",
     )
     add(
+        "--replicas",
+        type=int,
+        default=defaults.replicas,
+        metavar="N",
+        help="so many models, one a GPU, each with as many answers at once (default: %(default)s)",
+    )
+    add(
         "--kv-tokens",
         type=int,
         default=defaults.kv_tokens,
