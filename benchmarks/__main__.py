@@ -1,4 +1,4 @@
-"""`python -m benchmarks GROUP|all [--quick]` measures and reports; `targets` checks what is promised.
+"""`python -m benchmarks GROUP|all [--quick]` measures and reports; `compare OLD NEW` compares two runs.
 
 `targets [GROUP...]` prints a line for each target and exits with 1 if one falls short.
 """
@@ -11,7 +11,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from benchmarks.compare import changes
 from benchmarks.harness import SECTIONS, run
+from benchmarks.report.results import Run
 from benchmarks.section import Settings
 from benchmarks.target import GROUPS, Target
 
@@ -26,9 +28,14 @@ def main() -> int:
     targets.add_argument("groups", nargs="*", choices=[*GROUPS, []], metavar="GROUP", help=", ".join(GROUPS))
     for group in [*SECTIONS, "all"]:
         _add_measuring(commands.add_parser(group, help="measure, and write a report"))
+    comparing = commands.add_parser("compare", help="which figures became worse from one results.json to another")
+    comparing.add_argument("old", type=Path)
+    comparing.add_argument("new", type=Path)
     arguments = parser.parse_args()
     if arguments.command == "targets":
         return check(arguments.groups or GROUPS)
+    if arguments.command == "compare":
+        return compare(Run.read(arguments.old), Run.read(arguments.new))
     settings = Settings(arguments.quick, arguments.engine, arguments.first_token_bound)
     groups = list(SECTIONS) if arguments.command == "all" else [arguments.command]
     run(groups, settings, arguments.out)
@@ -45,6 +52,19 @@ def check(groups: list[str]) -> int:
             print(line, flush=True)
             results.append(ok)
     return 0 if all(results) else 1
+
+
+def compare(old: Run, new: Run) -> int:
+    """Print the figures that changed; 1 if one became worse."""
+    found = changes(old, new)
+    for change in found:
+        if change.verdict != "same":
+            at = " ".join(f"{name}={value}" for name, value in change.result.at.items())
+            what = f"{change.result.group} {change.result.name}, {change.result.way} {at}".rstrip()
+            print(f"{change.verdict}: {what}: {change.ratio:.3g} times what it was (noise {change.noise:.2g})")
+    worse = sum(change.verdict == "worse" for change in found)
+    print(f"{len(found)} figures compared, {worse} worse")
+    return 1 if worse else 0
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from benchmarks.report.results import Recorder, Result, Run
 from benchmarks.section import Section, Settings
 
 SECTIONS = {
+    "codec": "benchmarks.codec_cost",
     "serving": "benchmarks.serving_load",
 }
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.report.results import Recorder
 
@@ -37,12 +37,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Figure `name` over `x`, a line for each way; both axes logarithmic unless said otherwise."""
+    """Figure `name` over `x` where the rest of the place is `where`, a line for each way; both axes logarithmic."""
 
     title: str
     name: str
     x: str
-    linear: bool = False
+    where: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,12 @@ from benchmarks.load import Devices, Loaded, Request, devices
 from benchmarks.report.results import Recorder
 from benchmarks.section import Plot, Section, Settings, Step, Table
 from benchmarks.server_process import ServerProcess, running_server, started
-from del_codec.v1 import inference_pb2 as pb
+from benchmarks.service_loop import EVENTS, public_request, service_loop
+from benchmarks.turns import in_turns
 
 PROMPT = 64
 SLOTS = 64
+LOOPS = 15
 OFFLINE = "offline, one batch"
 STUB = "stub engine"
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -50,14 +52,6 @@ FULL = Scale(
     {1: 4, 4: 4, 16: 4, 64: 2, 256: 1}, 64, 1, (0.3, 0.6, 0.9, 1.2), 64, (16, 64, 256, 1024), (16, 64, 256), 5, 64
 )
 QUICK = Scale({1: 2, 4: 2, 16: 2}, 16, 1, (0.5, 1.0), 12, (16, 64, 256), (8, 32), 3, 16)
-
-
-def public_request(tokens: int) -> pb.GenerateRequest:
-    """PROMPT public tokens, which the server need not decode."""
-    segment = pb.Segment(public=pb.PublicSegment(token_ids=range(100, 100 + PROMPT)))
-    options = pb.GenerationOptions(max_new_tokens=tokens)
-    opening = pb.OpenQuery(prompt_tokens=PROMPT, options=options, segments=[segment], end=True)
-    return pb.GenerateRequest(query_id=1, open=opening)
 
 
 class ServingLoad:
@@ -114,6 +108,11 @@ class ServingLoad:
         """One stream's answer, by its length."""
         loaded = self._closed(1, PROMPT, tokens, 1)
         record.add("whole answer", loaded.answered[0].whole, "s", "lower", self._way, {"answer tokens": tokens})
+
+    def loop(self, record: Recorder) -> None:
+        """CPU time of the service itself, a token."""
+        for turn in in_turns({"loop": service_loop()}, LOOPS)["loop"]:
+            record.add("service's own work", turn.seconds / EVENTS, "s", "lower", STUB, {}, beside=turn.unit)
 
     def generator(self, address: str, streams: int, record: Recorder) -> None:
         """What the load itself can take, from a server that has no model."""
@@ -187,12 +186,14 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
             *(Step(f"answer of {tokens}", partial(load.output, tokens)) for tokens in scale.outputs),
         ] * scale.repeats
         stubs = [Step(f"stub, {n} streams", partial(load.generator, stub.address, n)) for n in scale.streams]
+        stubs.append(Step("the service's own work", load.loop))
         load.warm_up()
         yield [*levels, *rates, *lengths, *stubs]
 
 
 PLACES = ("arrivals", "streams", "share of 16 streams' rate")
 DELAYS = ("first token p50", "first token p95", "between tokens p50", "between tokens p99", "whole answer p50")
+CLOSED = {"arrivals": "closed"}
 SECTION = Section(
     group="serving",
     title="The server under load",
@@ -214,13 +215,14 @@ SECTION = Section(
             PLACES,
             (*DELAYS, "whole answer p95", "queue p50", "queue p95"),
         ),
+        Table("CPU time of the service itself, a token", (), ("service's own work",)),
         Table("Length of the prompt, one stream", ("prompt tokens",), ("first token",)),
         Table("Length of the answer, one stream", ("answer tokens",), ("whole answer",)),
     ),
     plots=(
-        Plot("Tokens a second by streams", "throughput", "streams"),
-        Plot("Time to first token (median) by streams", "first token p50", "streams"),
-        Plot("Between tokens (median) by streams", "between tokens p50", "streams"),
+        Plot("Tokens a second by streams", "throughput", "streams", CLOSED),
+        Plot("Time to first token (median) by streams", "first token p50", "streams", CLOSED),
+        Plot("Between tokens (median) by streams", "between tokens p50", "streams", CLOSED),
         Plot("Time to first token by prompt length", "first token", "prompt tokens"),
         Plot("Whole answer by its length", "whole answer", "answer tokens"),
     ),

@@ -13,7 +13,7 @@ mpl.use("svg")
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.family": "sans-serif", "font.size": 9})
 
 from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import FuncFormatter  # noqa: E402
+from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
 
 
 def svg(run: Run, group: str, plot: Plot) -> str:
@@ -23,16 +23,15 @@ def svg(run: Run, group: str, plot: Plot) -> str:
         return ""
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
     for way, points in lines.items():
-        _draw(axes, way, plot, points)
+        _draw(axes, way, plot.x, points)
     unit = next(iter(lines.values()))[0].unit
     axes.set(xlabel=plot.x, ylabel=unit, title=plot.title)
-    if not plot.linear:
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.set_xticks(sorted({float(result.at[plot.x]) for points in lines.values() for result in points}))
-        axes.minorticks_off()
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xticks(sorted({float(result.at[plot.x]) for points in lines.values() for result in points}))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     text = io.StringIO()
@@ -44,16 +43,16 @@ def svg(run: Run, group: str, plot: Plot) -> str:
 def _lines(run: Run, group: str, plot: Plot) -> dict[str, list[Result]]:
     lines: dict[str, list[Result]] = {}
     for result in run.of(group):
-        if result.name == plot.name and isinstance(result.at.get(plot.x), int | float):
-            others = [str(value) for name, value in result.at.items() if name != plot.x and value != "closed"]
-            lines.setdefault(", ".join([result.way, *others]), []).append(result)
+        rest = {name: value for name, value in result.at.items() if name != plot.x}
+        if result.name == plot.name and plot.x in result.at and rest == dict(plot.where):
+            lines.setdefault(result.way, []).append(result)
     return {way: sorted(points, key=lambda result: float(result.at[plot.x])) for way, points in lines.items()}
 
 
-def _draw(axes: plt.Axes, way: str, plot: Plot, points: list[Result]) -> None:
+def _draw(axes: plt.Axes, way: str, x: str, points: list[Result]) -> None:
     medians = [result.median for result in points]
     spreads = [result.spread for result in points]
     below = [median - low for median, (low, _) in zip(medians, spreads, strict=True)]
     above = [high - median for median, (_, high) in zip(medians, spreads, strict=True)]
-    places = [float(result.at[plot.x]) for result in points]
+    places = [float(result.at[x]) for result in points]
     axes.errorbar(places, medians, yerr=[below, above], marker="o", markersize=3, capsize=2, linewidth=1.2, label=way)

@@ -22,7 +22,8 @@ class Result:
     """One figure of one way to do a thing, measured some times.
 
     at: where it was measured, e.g. {"streams": 16}. way: who did it. peer: the way that it is compared with, at the
-    same place in the same run; "" for none. values: one for each repeat, in the order of the repeats.
+    same place in the same run; "" for none. values: one for each repeat, in the order of the repeats. units: seconds of
+    a fixed piece of work beside each repeat (turns.py), for comparing runs; empty for none.
     """
 
     group: str
@@ -33,6 +34,7 @@ class Result:
     at: Place
     values: tuple[float, ...]
     peer: str = ""
+    units: tuple[float, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str, tuple[tuple[str, float | str], ...]]:
@@ -74,12 +76,14 @@ class Run:
         """The results of one group, in order."""
         return [result for result in self.results if result.group == group]
 
+    def peer(self, result: Result) -> Result | None:
+        """The result that this one is compared with."""
+        key = (result.group, result.name, result.peer, result.key[3])
+        return next((other for other in self.results if result.peer and other.key == key), None)
+
     def ratio(self, result: Result) -> float | None:
         """Of a result to its peer: the median of the repeats' ratios, or the ratio of medians if repeats don't pair."""
-        if not result.peer:
-            return None
-        key = (result.group, result.name, result.peer, result.key[3])
-        peer = next((other for other in self.results if other.key == key), None)
+        peer = self.peer(result)
         if peer is None or not peer.median:
             return None
         if len(peer.values) != len(result.values):
@@ -116,7 +120,8 @@ class Run:
 
 
 def _result(entry: dict[str, Any]) -> Result:
-    return Result(**{**entry, "values": tuple(map(float, entry["values"]))})
+    values = {name: tuple(map(float, entry[name])) for name in ("values", "units")}
+    return Result(**{**entry, **values})
 
 
 class Recorder:
@@ -124,15 +129,31 @@ class Recorder:
 
     def __init__(self, group: str) -> None:
         self._group = group
-        self._entries: dict[tuple[object, ...], tuple[dict[str, Any], list[float]]] = {}
+        self._entries: dict[tuple[object, ...], tuple[dict[str, Any], list[float], list[float]]] = {}
         self.notes: list[str] = []
 
-    def add(self, name: str, value: float, unit: str, better: Better, way: str, at: Place, peer: str = "") -> None:
-        """One repeat of one figure."""
+    def add(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        better: Better,
+        way: str,
+        at: Place,
+        peer: str = "",
+        beside: float | None = None,
+    ) -> None:
+        """One repeat of one figure; beside: seconds of the unit of work that was timed with it."""
         key = (name, way, tuple(sorted(at.items())))
         fields = {"name": name, "unit": unit, "better": better, "way": way, "at": dict(at), "peer": peer}
-        self._entries.setdefault(key, (fields, []))[1].append(value)
+        _, values, units = self._entries.setdefault(key, (fields, [], []))
+        values.append(value)
+        if beside is not None:
+            units.append(beside)
 
     def results(self) -> Iterable[Result]:
         """In the order of their first repeats."""
-        return (Result(group=self._group, values=tuple(values), **fields) for fields, values in self._entries.values())
+        return (
+            Result(group=self._group, values=tuple(values), units=tuple(units), **fields)
+            for fields, values, units in self._entries.values()
+        )

@@ -51,14 +51,19 @@ def _cell(run: Run, result: Result | None) -> str:
 def quantity(value: float, unit: str) -> str:
     """A number with its unit, in three digits, seconds in a unit that suits them."""
     value, unit = _scaled(value, unit)
-    return f"{value:.3g} {unit}" if abs(value) < 1000 else f"{value:.0f} {unit}"
+    return f"{_digits(value, unit)} {unit}".rstrip()
 
 
 def number(value: float, like: Result) -> str:
     """A number in the unit that a result's median is shown in."""
-    factor = _factor(like.median, like.unit)
-    value *= factor
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return _digits(value * _factor(like.median, like.unit), like.unit)
+
+
+def _digits(value: float, unit: str) -> str:
+    """Three digits, four of what has no unit: shares and ratios lie close together."""
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.3g}" if unit else f"{value:.4g}"
 
 
 def _scaled(value: float, unit: str) -> tuple[float, str]:

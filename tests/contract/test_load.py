@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.load import Devices, Loaded, Sample, devices
-from benchmarks.serving_load import public_request, quantile
+from benchmarks.service_loop import public_request
+from benchmarks.serving_load import quantile
 from benchmarks.stub import stubbed
 from del_codec.v1 import inference_pb2 as pb
 from del_server.config import ServeConfig

@@ -1,0 +1,75 @@
+"""`python -m benchmarks.slow_downs`: does `compare` find what it should, and nothing else?
+
+TRIALS times: a run, another of the same code, and one whose encoding or whose service loop takes SLOWER more CPU time.
+Prints how many slow-downs were found and how many runs of the same code were told from each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+from tqdm import trange
+
+from benchmarks.codec_cost import encoding
+from benchmarks.compare import changes
+from benchmarks.report.results import Recorder, Run
+from benchmarks.service_loop import service_loop
+from benchmarks.turns import in_turns
+
+SLOWER = 0.3
+REPEATS = 15
+Works = dict[str, Callable[[], object]]
+
+
+def slowed(work: Callable[[], object]) -> Callable[[], object]:
+    """The same work, and then idle arithmetic for SLOWER of the CPU time that it took."""
+
+    def slow() -> object:
+        started = time.process_time()
+        done = work()
+        end = time.process_time() + SLOWER * (time.process_time() - started)
+        while time.process_time() < end:
+            pass
+        return done
+
+    return slow
+
+
+def measured(works: Works) -> Run:
+    """A run of these works alone."""
+    record = Recorder("slow-downs")
+    for name, turns in in_turns(works, REPEATS).items():
+        for turn in turns:
+            record.add(name, turn.seconds, "s", "lower", "del", {}, beside=turn.unit)
+    return Run("slow-downs", "", 0.0, True, {}, tuple(record.results()))
+
+
+def worse(old: Run, new: Run) -> set[str]:
+    """Names of the figures that became worse."""
+    return {change.result.name for change in changes(old, new) if change.verdict == "worse"}
+
+
+def main() -> int:
+    """Count; 1 if fewer than 19 of 20 come out right."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.slow_downs", description=__doc__)
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help="default: %(default)s")
+    trials = parser.parse_args().trials
+    works: Works = {"encode": encoding(1), "service loop": service_loop()}
+    found, false = dict.fromkeys(works, 0), 0
+    for _ in trange(trials, unit="trial"):
+        base = measured(works)
+        false += bool(worse(base, measured(works)))
+        for name in works:
+            found[name] += name in worse(base, measured({**works, name: slowed(works[name])}))
+    for name, count in found.items():
+        print(f"{count} of {trials} slow-downs of {SLOWER:.0%} found in: {name}")
+    print(f"{trials - false} of {trials} comparisons of the same code found nothing")
+    least = 0.95 * trials
+    return 0 if min(*found.values(), trials - false) >= least else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
