@@ -31,5 +31,4 @@ def serve_config(words: list[str]) -> ServeConfig:
     assert words[0] == "serve"
     parser = argparse.ArgumentParser(exit_on_error=False)
     serve.add_arguments(parser)
-    asked = vars(parser.parse_args(words[1:]))
-    return ServeConfig(**{**asked, "codecs": tuple(asked["codecs"]), "engine_args": {}})
+    return serve.read_config(parser.parse_args(words[1:]))

@@ -97,9 +97,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serve until told to stop. Raises DelError with what to do about it."""
     set_up(arguments.log_format, arguments.log_level)
-    asked = {name: getattr(arguments, name) for name in ServeConfig.__dataclass_fields__}
-    lists = {"codecs": tuple(arguments.codecs), "engine_args": parse_engine_args(arguments.engine_args)}
-    config = ServeConfig(**{**asked, **lists})
+    config = read_config(arguments)
     from del_server.app import serve
 
     serve(config, announce=partial(print, flush=True))
+
+
+def read_config(arguments: argparse.Namespace) -> ServeConfig:
+    """What the arguments ask for. Raises InvalidValue."""
+    asked = {name: getattr(arguments, name) for name in ServeConfig.__dataclass_fields__}
+    lists = {"codecs": tuple(arguments.codecs), "engine_args": parse_engine_args(arguments.engine_args)}
+    return ServeConfig(**{**asked, **lists})
