@@ -164,6 +164,15 @@ def test_a_gateway_may_be_started_before_its_server_and_needs_a_token_beyond_loo
             client.chat.completions.create(model="any", messages=[QUESTION])
         assert (away.value.status_code, away.value.code) == (503, "server_unavailable")
         assert away.value.response.headers["retry-after"] == "1"
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef\n")
+    with gateway("127.0.0.1:1", tiny_codec, tmp_path, "--host", "0.0.0.0", "--token-file", str(token)) as url:
+        base = f"{url.replace('0.0.0.0', '127.0.0.1')}/v1"
+        with openai.OpenAI(base_url=base, api_key="0123456789abcdeF", max_retries=0) as client:
+            with pytest.raises(openai.AuthenticationError):
+                client.models.list()
+            with pytest.raises(openai.InternalServerError):
+                client.with_options(api_key="0123456789abcdef").models.list()
     open_to_all = [sys.executable, "-m", "del_client.cli", "gateway", "--host", "0.0.0.0"]
     refused = subprocess.run(open_to_all, capture_output=True, text=True, check=False)
     assert (refused.returncode, "--token-file" in refused.stderr) == (2, True)
