@@ -69,7 +69,7 @@ class TestServersCertificate:
     ) -> None:
         certificate, key = authority.issue("server")
         async with start_server(tls_cert=certificate, tls_key=key) as serving:
-            await refused(serving, Access())
+            assert "speaks TLS" in await refused(serving, Access())
         async with start_server() as serving:
             assert "may speak plain text" in await refused(serving, Access(tls_ca=authority.path))
 
@@ -128,7 +128,7 @@ class TestClientsCertificate:
                 return Access(authority.path, *(own or ()))
 
             assert await model_served(serving, access(devices.issue("device")))
-            await refused(serving, access(None))
+            assert "--tls-cert" in await refused(serving, access(None))
             await refused(serving, access(authority.issue("device-of-another-authority")))
             await refused(serving, access(devices.issue("device-of-yesterday", lasts=-DAY)))
             assert await model_served(serving, access(devices.issue("another-device")))

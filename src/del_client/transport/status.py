@@ -26,6 +26,8 @@ _MAX_TEXT = 2000
 _LOST = "Internal error from Core"
 # What grpc.aio says where TLS was not agreed upon.
 _NO_TLS = ("handshake failed", "Handshake failed", "Verification Check failed")
+# And where the other side gave up in the middle of it: an alert of TLS 1.3 comes too late to be told apart.
+_HUNG_UP = ("failed to connect", "Socket closed")
 
 
 def query_error(error: pb.QueryError) -> DelError:
@@ -42,12 +44,20 @@ def rpc_error(error: grpc.aio.AioRpcError, server: str) -> DelError:
     if error.code() is grpc.StatusCode.UNAVAILABLE and any(sign in text for sign in _NO_TLS):
         return UnavailableError(_no_handshake(text, server))
     if error.code() is grpc.StatusCode.UNAVAILABLE and not retry_after:
-        text = f"no server answers at {server}: start one with `del-server serve` or name another ({text})"
+        text = _unreached(text, server)
     elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"no server answers at {server} in time: start one with `del-server serve` or name another"
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         retry_after = retry_after or 0.0  # a lost connection says nothing of when, and may be made again at once
     return _error(error.code().value[0], text, field, retry_after)
+
+
+def _unreached(text: str, server: str) -> str:
+    if all(sign in text for sign in _HUNG_UP):
+        return (
+            f"{server} hangs up: maybe it speaks TLS (--tls-ca), or asks for another certificate (--tls-cert) ({text})"
+        )
+    return f"no server answers at {server}: start one with `del-server serve` or name another ({text})"
 
 
 def _no_handshake(text: str, server: str) -> str:
