@@ -35,7 +35,7 @@ class Gate:
     """The way out to one server under one policy. Raises PrivacyRefusal for a server that the policy doesn't list."""
 
     def __init__(self, policy: Policy, ledger: Ledger, server: str) -> None:
-        if policy.servers is not None and server not in policy.servers:
+        if policy.servers is not None and not set(server.split(",")) <= set(policy.servers):
             raise PrivacyRefusal(
                 f"server {server} is not among the policy's servers ({', '.join(policy.servers)}): nothing was sent"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from certificates import DAY, Authority
@@ -12,9 +13,12 @@ from cryptography import x509
 from serving import Serving, StartServer
 
 from del_client.access import Access
+from del_client.query import GenerationOptions, Query
 from del_client.transport import Transport
 from del_codec.errors import ArtifactError, InvalidValue, UnavailableError
+from del_codec.frame import PublicSegment
 from del_server.config import ServeConfig
+from del_server.engine.transformers import TransformersEngine
 from del_server.service.tls import TlsFiles
 
 OTHER_MACHINE = "192.0.2.7:50051"
@@ -132,6 +136,28 @@ class TestClientsCertificate:
             await refused(serving, access(authority.issue("device-of-another-authority")))
             await refused(serving, access(devices.issue("device-of-yesterday", lasts=-DAY)))
             assert await model_served(serving, access(devices.issue("another-device")))
+
+    async def test_its_subject_is_the_caller(
+        self, start_server: StartServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        certificate, key = authority.issue("server")
+        callers = []
+        really = TransformersEngine.submit
+
+        def submit(engine: TransformersEngine, *arguments: Any) -> Any:
+            callers.append(arguments[-1])
+            return really(engine, *arguments)
+
+        monkeypatch.setattr(TransformersEngine, "submit", submit)
+        async with start_server(tls_cert=certificate, tls_key=key, tls_client_ca=authority.path) as serving:
+            for name in ("device-7", "device-8"):
+                own = authority.issue(name)
+                transport = Transport(f"127.0.0.1:{serving.port}", 5, access=Access(authority.path, *own))
+                limits = (await transport.server_info()).limits
+                query = Query("", (PublicSegment((5,)),), GenerationOptions(max_new_tokens=2))
+                assert [event async for event in transport.generate(query, limits)]
+                await transport.close()
+        assert callers == ["CN=device-7", "CN=device-8"]
 
     async def test_an_authority_that_is_replaced_is_trusted_no_longer(
         self, start_server: StartServer, authority: Authority, refused: Refused, tmp_path: Path

@@ -170,6 +170,9 @@ def test_the_charge_is_what_the_certificate_says(table, ledger, setting):
 def test_a_server_that_the_policy_does_not_list(ledger):
     with pytest.raises(PrivacyRefusal, match=r"10\.0\.0\.1:1 .*127\.0\.0\.1:50051"):
         Gate(Policy(servers=(SERVER,)), ledger, "10.0.0.1:1")
+    with pytest.raises(PrivacyRefusal, match="not among"):
+        Gate(Policy(servers=(SERVER,)), ledger, f"{SERVER},10.0.0.1:1")
+    Gate(Policy(servers=(SERVER, "10.0.0.1:1")), ledger, f"{SERVER},10.0.0.1:1")
 
 
 def test_a_codec_that_the_policy_does_not_list(table, other_table, ledger, setting):
