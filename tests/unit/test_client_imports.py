@@ -47,7 +47,7 @@ for name in sys.argv[1:]:
     importlib.import_module(name)
 assert not {name for name in sys.modules if name == "grpc" or name.startswith("google.")}
 """
-    users = ("transport", "session", "client", "talk", "commands", "gateway")
+    users = ("transport", "session", "client", "talk", "commands", "gateway", "reading", "web")
     outside = [name for name in MODULES if name.split(".")[1] not in users]
     result = run(code, *outside)
     assert result.returncode == 0, result.stderr
