@@ -21,6 +21,8 @@ from del_codec.shipped import TOKENIZER_FILE, codec_folders
 
 TOKENS = 200
 ROUNDS = 3
+# Between keys, and between looks at the page, which take its core's time, too.
+PAUSE = 0.15
 WORDS = "the weather was mild and nobody at the station knew why the last train had left without its driver "
 KEYS = "and then somebody saw it "
 WATCH = """() => {
@@ -52,8 +54,9 @@ def _round(page: Page) -> list[float]:
     page.evaluate("waits.length = 0")
     for count, key in enumerate(KEYS, start=1):
         page.keyboard.press("Space" if key == " " else key)
+        time.sleep(PAUSE)
         while page.evaluate("waits.length") < count:
-            time.sleep(0.005)
+            time.sleep(PAUSE)
     waits: list[float] = page.evaluate("waits")
     return waits
 

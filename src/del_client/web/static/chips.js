@@ -1,27 +1,17 @@
 // The draft's tokens as chips: a square of bits each, and what an attack takes it for.
 
-import { byId, element, muOf, percent, say } from "./dom.js";
+import { byId, element, muOf, percent, putRows, say } from "./dom.js";
 
 const list = byId("chips");
 const detail = byId("detail");
-let shown = [];
 
 export function showChips(chips, dim) {
-  chips.forEach((chip, index) => {
-    const key = JSON.stringify(chip);
-    const old = shown[index];
-    if (old && old.key === key) return;
-    const entry = { key, chip, node: element("li", {}, made(chip, dim)) };
-    if (old) {
-      const focused = old.node.contains(document.activeElement);
-      old.node.replaceWith(entry.node);
-      if (focused) entry.node.firstChild.focus();
-    } else list.append(entry.node);
-    shown[index] = entry;
-  });
-  for (const gone of shown.splice(chips.length)) gone.node.remove();
-  const buttons = list.querySelectorAll("button");
-  if (buttons.length && !list.querySelector('button[tabindex="0"]')) buttons[0].tabIndex = 0;
+  const at = [...list.children].findIndex((entry) => entry.contains(document.activeElement));
+  putRows(list, chips, (chip) => element("li", {}, made(chip, dim)));
+  const focused = list.children[at]?.firstChild;
+  if (focused && focused !== document.activeElement) focused.focus(); // its token changed while it was looked at
+  const first = list.querySelector("button");
+  if (first && !list.querySelector('button[tabindex="0"]')) first.tabIndex = 0;
   if (!chips.length) say(detail, "");
 }
 

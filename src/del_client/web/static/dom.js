@@ -18,6 +18,24 @@ export function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+// Puts rows in a list's place, each made of what it shows; those that show the same as before stay as they are.
+export function putRows(list, rows, make) {
+  const keys = rows.map((row) => JSON.stringify(row));
+  const shown = lists.get(list) || [];
+  keys.forEach((key, index) => {
+    const old = shown[index];
+    if (old?.key === key) return;
+    const nodes = [make(rows[index])].flat();
+    if (old) old.nodes[0].before(...nodes);
+    else list.append(...nodes);
+    old?.nodes.forEach((node) => node.remove());
+    shown[index] = { key, nodes };
+  });
+  for (const gone of shown.splice(keys.length)) gone.nodes.forEach((node) => node.remove());
+  lists.set(list, shown);
+}
+const lists = new WeakMap();
+
 export const bytes = (count) => (count < 10000 ? `${count.toLocaleString("en")} B` : `${(count / 1000).toFixed(1)} kB`);
 export function percent(share) {
   if (share > 0.99 && share < 1) return ">99%";

@@ -107,6 +107,7 @@ async function read() {
 // --- the writer
 
 function grow() {
+  if (CSS.supports("field-sizing", "content")) return; // the style sheet does it, and lays out but once
   draft.style.height = "auto";
   draft.style.height = `${Math.min(draft.scrollHeight, 220)}px`;
 }

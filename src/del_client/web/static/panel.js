@@ -1,7 +1,7 @@
 // A reading on the panel: figures, meters, spans. Knows nothing of where readings come from.
 
 import { showChips, visible } from "./chips.js";
-import { byId, bytes, deltaOf, element, figure, figureUp, muOf, percent, percentUp, sameMu, say } from "./dom.js";
+import { byId, bytes, deltaOf, element, figure, figureUp, muOf, percent, percentUp, putRows, sameMu, say } from "./dom.js";
 
 export function showReading(reading) {
   showChips(reading.chips, reading.dim);
@@ -33,17 +33,14 @@ function glance(reading) {
 }
 
 function showReadAs(chips) {
-  const node = byId("read-as");
-  if (!chips.length) {
-    node.replaceChildren(element("span", { class: "small" }, "Write something to see it."));
-    return;
-  }
-  node.replaceChildren(...chips.flatMap((chip) => {
-    if (chip.leaves !== undefined) return [element("span", { class: "word", "data-known": "public" }, chip.leaves), " "];
-    const word = element("span", { class: "word", "data-known": chip.right }, visible(chip.guess));
-    word.style.setProperty("--sure", chip.posterior);
-    return [word, " "];
-  }));
+  const words = chips.map((chip) => (chip.leaves === undefined ? [visible(chip.guess), chip.right, chip.posterior] : [chip.leaves, "public", 1]));
+  putRows(byId("read-as"), words.length ? words : [null], (row) => {
+    if (row === null) return element("span", { class: "small" }, "Write something to see it.");
+    const [text, known, sure] = row;
+    const word = element("span", { class: "word", "data-known": known }, text);
+    word.style.setProperty("--sure", sure);
+    return [word, document.createTextNode(" ")];
+  });
 }
 
 function showOdds(reading) {
@@ -89,8 +86,8 @@ function showSpans({ chips, privacy, tokens }) {
   if (tokens.public) rows.push(["public", "in the clear", `${tokens.public} token ids: the chat's template, placeholders and answers`]);
   if (tokens.earlier) rows.push(["public", "sent again", `${tokens.earlier} private tokens of earlier messages: the very same bits, no new epsilon`]);
   if (!rows.some(([how]) => how !== "public")) rows.unshift(["none", "", "No sensitive span was found. Mark one with {{double braces}} and it stays here."]);
-  byId("spans").replaceChildren(...rows.map(([how, what, text]) =>
-    element("li", { "data-how": how }, ...(what ? [element("b", {}, what), " "] : []), text)));
+  putRows(byId("spans"), rows, ([how, what, text]) =>
+    element("li", { "data-how": how }, ...(what ? [element("b", {}, what), " "] : []), text));
 }
 
 function showBytes({ bytes: size, tokens }) {
@@ -104,16 +101,16 @@ function showBytes({ bytes: size, tokens }) {
 }
 
 function meters(list, rows) {
-  list.replaceChildren(...rows.flatMap(([name, share, value, how]) => {
+  putRows(list, rows, ([name, share, value, how]) => {
     const bar = element("span", { class: "meter", "data-how": how, "aria-hidden": "true" });
     bar.style.setProperty("--share", share ?? 0);
     return [element("dt", {}, name), element("dd", {}, bar, element("span", { class: "value" }, value))];
-  }));
+  });
 }
 
-export function figures(list, rows) {
-  list.replaceChildren(...rows.flatMap(([name, value, note]) =>
-    [element("dt", {}, name), element("dd", {}, element("b", {}, value), note ? element("span", { class: "small" }, ` ${note}`) : "")]));
+function figures(list, rows) {
+  putRows(list, rows, ([name, value, note]) =>
+    [element("dt", {}, name), element("dd", {}, element("b", {}, value), note ? element("span", { class: "small" }, ` ${note}`) : "")]);
 }
 
 export function showSent(latest, budget) {
