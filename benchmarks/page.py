@@ -20,9 +20,9 @@ from benchmarks.server_process import started
 from del_codec.shipped import TOKENIZER_FILE, codec_folders
 
 TOKENS = 200
-ROUNDS = 3
+ROUNDS = 5
 # Between keys, and between looks at the page, which take its core's time, too.
-PAUSE = 0.15
+PAUSE = 0.1
 WORDS = "the weather was mild and nobody at the station knew why the last train had left without its driver "
 KEYS = "and then somebody saw it "
 WATCH = """() => {

@@ -4,6 +4,7 @@ import { byId, element, muOf, percent, putRows, say } from "./dom.js";
 
 const list = byId("chips");
 const detail = byId("detail");
+const MOST_CHARS = 14;
 
 export function showChips(chips, dim) {
   const at = [...list.children].findIndex((entry) => entry.contains(document.activeElement));
@@ -20,7 +21,7 @@ function made(chip, dim) {
   button.addEventListener("focus", () => select(button, chip));
   button.addEventListener("pointerenter", () => say(detail, told(chip)));
   button.dataset.kind = chip.kind ? (chip.leaves === undefined ? "noise" : "stays") : "";
-  button.append(element("span", { class: "own" }, visible(chip.text)));
+  button.append(element("span", { class: "own" }, short(chip.text)));
   if (chip.leaves !== undefined) {
     button.append(element("span", { class: "stays", "aria-hidden": "true" }, "stays here"));
     button.append(element("span", { class: "guess" }, chip.leaves));
@@ -28,7 +29,7 @@ function made(chip, dim) {
   }
   button.dataset.right = chip.right;
   button.append(square(chip, dim));
-  button.append(element("span", { class: "guess" }, visible(chip.guess)));
+  button.append(element("span", { class: "guess" }, short(chip.guess)));
   const bar = element("span", { class: "sure", "aria-hidden": "true" });
   bar.style.setProperty("--sure", chip.posterior);
   button.append(bar, element("span", { class: "odds" }, percent(chip.posterior)));
@@ -51,16 +52,27 @@ export function visible(text) {
   return trimmed || "␣";
 }
 
-// One dot a coordinate, as dark as its level is high.
+function short(text) {
+  const whole = [...visible(text)];
+  return whole.length > MOST_CHARS ? `${whole.slice(0, MOST_CHARS - 1).join("")}…` : whole.join("");
+}
+
+// One dot a coordinate, as dark as its level is high: vectors, since a canvas each would be a layer each.
 function square(chip, dim) {
-  const levels = unpacked(chip.bits, chip.n).slice(0, dim);
-  const side = Math.ceil(Math.sqrt(levels.length));
-  const canvas = element("canvas", { class: "square", width: side, height: side, "aria-hidden": "true" });
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(side, side);
-  levels.forEach((level, index) => { image.data[4 * index + 3] = Math.round((255 * level) / (2 ** chip.n - 1)); });
-  context.putImageData(image, 0, 0);
-  return canvas;
+  const side = Math.ceil(Math.sqrt(dim));
+  const dots = new Map();
+  unpacked(chip.bits, chip.n).slice(0, dim).forEach((level, at) => {
+    if (level) dots.set(level, `${dots.get(level) || ""}M${at % side} ${Math.floor(at / side)}h1v1h-1z`);
+  });
+  const drawing = vector("svg", { class: "square", viewBox: `0 0 ${side} ${side}`, "aria-hidden": "true" });
+  for (const [level, d] of dots) drawing.append(vector("path", { d, "fill-opacity": level / (2 ** chip.n - 1) }));
+  return drawing;
+}
+
+function vector(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
 }
 
 // Integers of n bits, the most significant bit first, without gaps.

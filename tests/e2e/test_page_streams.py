@@ -79,7 +79,7 @@ def test_what_is_typed_is_read_before_anything_is_sent(page: Page, folder: Path)
     write(page, "help")
     read = chips(page)
     assert all("leaves as" in one and "with a posterior of" in one for one in read)
-    assert page.locator(".chip canvas").count() == 4
+    assert page.locator(".chip svg path").count() == 4
     write(page, "ing")
     assert chips(page)[:4] == read
     expect(page.locator("#odds dd").first).to_contain_text("of 7")
