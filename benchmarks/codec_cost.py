@@ -202,7 +202,7 @@ def _record(
 @contextmanager
 def steps(settings: Settings) -> Iterator[list[Step]]:
     """Every number of bits at the shipped dimension, every dimension at one and four bits."""
-    repeats = 7 if settings.quick else 25
+    repeats = 7 if settings.quick else 31
     bits = (1, 2, 4, 8) if settings.quick else BITS
     dims = (16, 64, 256) if settings.quick else DIMS
     places = [(n, SHIPPED_DIM) for n in bits] + [(n, dim) for n in (1, 4) for dim in dims if dim != SHIPPED_DIM]

@@ -15,8 +15,8 @@ from typing import Literal
 
 from benchmarks.report.results import Result, Run
 
-TOLERANCE = math.log(1.12)
-NOISES = 4.0
+TOLERANCE = math.log(1.14)
+NOISES = 3.0
 # Of fewer repeats no deviation can be said.
 LEAST_REPEATS = 5
 _DEVIATION, _OF_MEDIAN = 1.4826, 1.2533

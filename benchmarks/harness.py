@@ -18,6 +18,7 @@ from benchmarks.section import Section, Settings
 
 SECTIONS = {
     "codec": "benchmarks.codec_cost",
+    "wire": "benchmarks.wire_cost",
     "serving": "benchmarks.serving_load",
 }
 

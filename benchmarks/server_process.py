@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,9 +35,9 @@ class ServerProcess:
 
 
 @contextmanager
-def started(module: str, *arguments: str) -> Iterator[ServerProcess]:
-    """`python -m module arguments`, until the context is left."""
-    command = [sys.executable, "-m", module, *arguments]
+def started(module: str, *arguments: str, within: Sequence[str] = ()) -> Iterator[ServerProcess]:
+    """`python -m module arguments`, until the context is left; within: what comes before the command."""
+    command = [*within, sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline() if process.stdout else ""

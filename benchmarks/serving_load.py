@@ -24,7 +24,7 @@ from benchmarks.turns import in_turns
 
 PROMPT = 64
 SLOTS = 64
-LOOPS = 15
+LOOPS = 31
 OFFLINE = "offline, one batch"
 STUB = "stub engine"
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

@@ -20,7 +20,7 @@ from benchmarks.service_loop import service_loop
 from benchmarks.turns import in_turns
 
 SLOWER = 0.3
-REPEATS = 15
+REPEATS = 31
 Works = dict[str, Callable[[], object]]
 
 

@@ -135,9 +135,10 @@ def main() -> None:
     """Serve until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stub", description=__doc__)
     parser.add_argument("--step-ms", type=float, default=0.0, metavar="MS", help="between two tokens (default: 0)")
-    step_seconds = parser.parse_args().step_ms / 1000
-    config = ServeConfig(port=0)
-    backend = stubbed(load(config), step_seconds)
+    parser.add_argument("--host", default="127.0.0.1", help="plain text, to whoever reaches it (default: %(default)s)")
+    arguments = parser.parse_args()
+    config = ServeConfig(host=arguments.host, port=0, insecure=True)
+    backend = stubbed(load(config), arguments.step_ms / 1000)
     with suppress(KeyboardInterrupt):
         asyncio.run(_serve(backend, config))
 
@@ -146,7 +147,7 @@ async def _serve(backend: Backend, config: ServeConfig) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     async with running(backend, config) as port:
-        print(f"stub ready on 127.0.0.1:{port}", flush=True)
+        print(f"stub ready on {config.host}:{port}", flush=True)
         await stopping.wait()
 
 

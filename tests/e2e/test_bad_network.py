@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import namespaces
 import pytest
 
+from benchmarks import cable as cables
 from del_client import Client, Patience
 from del_client.codec_cache import CodecCache
 
@@ -82,19 +82,19 @@ def test_a_server_that_is_killed_in_the_middle_and_comes_back(
 
 @pytest.mark.slow
 class TestNarrow:
-    """64 kbit/s and 200 ms there and back, between two namespaces."""
+    """64 kbit/s and 200 ms there and back, between two cables."""
 
     @pytest.fixture
-    def cable(self) -> Iterator[namespaces.Namespaces]:
-        reason = namespaces.refused()
+    def cable(self) -> Iterator[cables.Cable]:
+        reason = cables.refused()
         if reason:
             pytest.skip(reason)
-        with namespaces.Namespaces() as cable:
+        with cables.Cable() as cable:
             yield cable
 
     @pytest.fixture
     def serve(
-        self, cable: namespaces.Namespaces, tiny_model: Path, tiny_codec: Path, processes: ExitStack
+        self, cable: cables.Cable, tiny_model: Path, tiny_codec: Path, processes: ExitStack
     ) -> Callable[[], subprocess.Popen[str]]:
         """Starts a server at its end of the cable."""
         command = slow_server(tiny_model, tiny_codec, "127.0.0.1", 50051, 0.1)
@@ -107,16 +107,16 @@ class TestNarrow:
         return serve
 
     @pytest.fixture
-    def ask(self, cable: namespaces.Namespaces, tiny_codec: Path, processes: ExitStack) -> list[str]:
+    def ask(self, cable: cables.Cable, tiny_codec: Path, processes: ExitStack) -> list[str]:
         """The command of a device behind the cable; before the server stands a proxy that delays by 100 ms each way."""
         proxy = [sys.executable, str(HERE.parent / "bad_network.py")]
-        proxy += [f"{namespaces.SERVER}:50052", "127.0.0.1:50051", "0.1"]
+        proxy += [f"{cables.SERVER}:50052", "127.0.0.1:50051", "0.1"]
         _, line = start(processes, cable.within(cable.server, *proxy))
         assert line == "ready\n"
         device = [sys.executable, "-u", "-m", "del_client.cli", "ask", PROMPT, "--public", "--max-tokens", str(TOKENS)]
         device += ["--tokenizer", str(tiny_codec / "tokenizer.json")]
         device += ["--chat-template", str(tiny_codec / "chat_template.jinja")]
-        return cable.within(cable.device, *device, "--server", f"{namespaces.SERVER}:50052", "--insecure")
+        return cable.within(cable.device, *device, "--server", f"{cables.SERVER}:50052", "--insecure")
 
     def test_an_answer_comes(self, ask: list[str], serve: Callable[[], Any]) -> None:
         serve()
@@ -125,7 +125,7 @@ class TestNarrow:
         assert "trying again" not in first.stderr
 
     def test_a_link_that_is_down_for_ten_seconds(
-        self, ask: list[str], serve: Callable[[], Any], cable: namespaces.Namespaces
+        self, ask: list[str], serve: Callable[[], Any], cable: cables.Cable
     ) -> None:
         serve()
         undisturbed = subprocess.run(ask, capture_output=True, text=True, check=True)

@@ -1,12 +1,14 @@
-"""Two network namespaces with a narrow cable between them: `with Namespaces() as cable`. Needs root and iproute2."""
+"""Two network namespaces with a cable between them: `with Cable() as cable`. Needs root and iproute2."""
 
 from __future__ import annotations
 
+import json
 import secrets
 import shutil
 import subprocess
 
-RATE, BURST, LATENCY = "64kbit", "2kb", "4s"
+NARROW = "64kbit"
+BURST, LATENCY = {NARROW: "2kb"}, "4s"
 SERVER, DEVICE = "10.203.7.1", "10.203.7.2"
 
 
@@ -22,10 +24,13 @@ def refused() -> str:
     return ""
 
 
-class Namespaces:
-    """The server's end at SERVER, the device's at DEVICE, 64 kbit/s each way."""
+class Cable:
+    """The server's end at SERVER, the device's at DEVICE, so many bits a second each way ("" for no bound)."""
 
-    def __enter__(self) -> Namespaces:
+    def __init__(self, rate: str = NARROW) -> None:
+        self._rate = rate
+
+    def __enter__(self) -> Cable:
         tag = secrets.token_hex(3)
         self.server, self.device = f"del-s-{tag}", f"del-d-{tag}"
         for name in (self.server, self.device):
@@ -35,8 +40,7 @@ class Namespaces:
         for name, address in ((self.server, SERVER), (self.device, DEVICE)):
             _ip("-n", name, "address", "add", f"{address}/24", "dev", "cable")
             _ip("-n", name, "link", "set", "cable", "up")
-            shape = ["root", "tbf", "rate", RATE, "burst", BURST, "latency", LATENCY]
-            subprocess.run(["tc", "-n", name, "qdisc", "add", "dev", "cable", *shape], check=True)
+        self.shape(self._rate)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -46,6 +50,19 @@ class Namespaces:
     def within(self, name: str, *command: str) -> list[str]:
         """The command that runs another one in a namespace."""
         return ["ip", "netns", "exec", name, *command]
+
+    def shape(self, rate: str) -> None:
+        """Let no more than so many bits a second pass from now on; "" for no bound."""
+        kind = ["tbf", "rate", rate, "burst", BURST.get(rate, "16kb"), "latency", LATENCY] if rate else ["noqueue"]
+        for name in (self.server, self.device):
+            subprocess.run(["tc", "-n", name, "qdisc", "replace", "dev", "cable", "root", *kind], check=True)
+
+    def carried(self) -> tuple[int, int]:
+        """Bytes of frames so far, from the device and to it, by the kernel's counters of the device's end."""
+        command = ["ip", "-n", self.device, "-s", "-j", "link", "show", "cable"]
+        shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        counters = shown[0]["stats64"]
+        return counters["tx"]["bytes"], counters["rx"]["bytes"]
 
     def cut(self) -> None:
         """Take the link down."""
