@@ -1,5 +1,6 @@
 # make demo: set everything up and answer a private prompt with a real model
 # make test: set everything up and run the tests
+# make test-vllm: set vLLM up beside it and run the tests of its engine
 PYTHON ?= python3
 SERVER := .venv
 DEVICE := .venv-device

@@ -21,7 +21,7 @@ from del_server.engine.transformers import TransformersEngine
 
 pytest.importorskip("vllm")
 from engine_faults import MARK
-from vllm_faults import Kept, VllmFaults, Wide
+from vllm_faults import RUNNING, Kept, VllmFaults, Wide
 
 from del_server.engine.vllm.arguments import CPU_KV_BYTES, Adapters, engine_args
 
@@ -72,6 +72,7 @@ async def test_each_answer_has_its_lora_and_no_other(with_lora: tuple[Wide, Any]
     (wide, llm), (model, folder) = with_lora, adapted
     engine = wide.engine(Kept(llm), {"one": folder})
     await engine.start()
+    assert engine.capacity.kv_tokens == RUNNING * engine.capacity.context_tokens
     plain, changed = reference(model, None, 16), reference(model, "one", 16)
     assert plain != changed
     names = ["one", None, "one", None, "one"]

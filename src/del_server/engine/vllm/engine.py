@@ -9,6 +9,7 @@ embeddings elsewhere than transformers does is not served wrongly.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 import time
@@ -94,6 +95,10 @@ class VllmEngine(Engine):
         except DelError:
             await self.stop()
             raise
+        cache = self._llm.vllm_config.cache_config
+        kv_tokens = (cache.num_gpu_blocks or 0) * cache.block_size
+        kv_bytes = kv_tokens * self.capacity.kv_token_bytes
+        self.capacity = dataclasses.replace(self.capacity, kv_tokens=kv_tokens, kv_bytes=kv_bytes)
         self._last_step = time.monotonic()
         self._prober = asyncio.create_task(self._keep_probing())
 
