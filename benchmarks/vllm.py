@@ -33,8 +33,6 @@ from del_server.engine.base import Engine, Sampling, Token
 from del_server.models import resolve
 
 CONTEXT = 1024
-TURNS = 5
-FIRST_TOKEN_TURNS = 30
 CONFIG = ServeConfig(engine="vllm", context_tokens=CONTEXT, max_concurrent=batching.STREAMS, port=0, dtype="float32")
 
 
@@ -115,7 +113,7 @@ async def streams_over_offline() -> float:
             loop = asyncio.get_running_loop()
             asking = functools.partial(loop.run_in_executor, pool, ask, f"127.0.0.1:{port}", batching.STREAMS)
             await asyncio.gather(asking(), offline(served))  # warms both up
-            for _ in range(TURNS):
+            for _ in range(batching.TURNS):
                 alone = await offline(served)
                 ratios.append(await asking() / alone)
     return statistics.median(ratios)
@@ -148,7 +146,7 @@ async def soft_prompt_share() -> float:
             raise SystemExit("the engine gave no token")
 
         await first(True)
-        for _ in range(FIRST_TOKEN_TURNS):
+        for _ in range(batching.FIRST_TOKEN_TURNS):
             without = await first(False)
             ratios.append(await first(True) / without)
     return statistics.median(ratios) - 1
