@@ -20,6 +20,7 @@ from del_server.access.quotas import STREAMS_OF_ONE
 from del_server.access.token_file import change_tokens
 from del_server.access.tokens import new_token
 from del_server.app import LEAST_ROOM
+from del_server.service.listening import most_connections
 
 UNAUTHENTICATED, EXHAUSTED = grpc.StatusCode.UNAUTHENTICATED.value[0], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 # Of a whole test with a server, a model and ten thousand streams of a client in one process.
@@ -100,6 +101,27 @@ async def test_ten_thousand_half_open_streams(start_server: StartServer, tmp_pat
         assert ended == {EXHAUSTED if known else UNAUTHENTICATED: 10_000 - held}
         await is_served(serving, ada)
         assert peak_memory() - before < MEMORY
+
+
+async def test_silent_connections_leave_those_that_stand_alone(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 8
+    monkeypatch.setattr("del_server.service.listening.most_connections", lambda: most)
+    async with start_server() as serving:
+        await is_served(serving)
+        silent = [await asyncio.open_connection("127.0.0.1", serving.port) for _ in range(3 * most)]
+        greeted = [await reader.read(1) for reader, _ in silent]
+        assert 0 < sum(map(bool, greeted)) < most
+        await is_served(serving)
+        for _, writer in silent:
+            writer.close()
+
+
+@pytest.mark.parametrize(("files", "most"), [(1024, 512), (1 << 30, 65_536), (resource.RLIM_INFINITY, 65_536)])
+def test_there_are_fewer_connections_than_files(files: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
+    assert most_connections() == most
 
 
 async def test_prompts_that_never_end_have_bounded_memory(start_server: StartServer) -> None:

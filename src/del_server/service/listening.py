@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ TOOLS: tuple[ServiceDescriptor, ...] = (
 )
 LEAST_PING_SECONDS = 5.0
 PROBE_SECONDS, ANSWER_SECONDS = 30.0, 900.0
+MOST_CONNECTIONS = 1 << 16
 HANDSHAKE_SECONDS, IDLE_SECONDS = 10.0, 600.0
 
 
@@ -70,9 +72,16 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         # The answer may stand in line behind a codec that goes over a narrow line.
         ("grpc.http2.ping_timeout_ms", _milliseconds(ANSWER_SECONDS)),
         ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_allowed_incoming_connections", most_connections()),
         ("grpc.server_handshake_timeout_ms", _milliseconds(HANDSHAKE_SECONDS)),
         ("grpc.max_connection_idle_ms", _milliseconds(IDLE_SECONDS)),
     ]
+
+
+def most_connections() -> int:
+    """Half of the files that this process may have open: connections leave some for everything else."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if most == resource.RLIM_INFINITY else min(most // 2, MOST_CONNECTIONS)
 
 
 def _ages(config: ServeConfig) -> list[tuple[str, int]]:
