@@ -262,11 +262,11 @@ def test_buffers_shrink_when_little_of_them_is_used(model: Any) -> None:
     assert slots.bytes == 0
 
 
-def slots_of(model: Any, *lengths: int) -> Slots:
+def slots_of(model: Any, *lengths: int, record: Any = None) -> Slots:
     """Rows of such lengths, a prompt of its own in each."""
     cache = DynamicCache(config=model.config)
     model(torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
-    slots = Slots(shapes_of(cache))
+    slots = Slots(shapes_of(cache), record)
     for row, length in enumerate(lengths):
         slots.open()
         slots.enter(model, row, [TokenEmbedder(model)([length] * length)])
@@ -350,6 +350,17 @@ async def test_recorded_steps_give_what_others_give(model: Any, monkeypatch: pyt
     rows = [len(output) for output in recordings]
     assert set(rows) >= {1, 2, 4}  # of seven: some steps had more rows than sequences
     assert len(rows) < 60
+
+
+@torch.inference_mode()
+def test_a_recorded_step_leaves_rows_alone_that_only_fill_it_up(model: Any) -> None:
+    slots, plain = slots_of(model, 3, 4, 5, 20, 6, record=replayed), slots_of(model, 3, 4, 5, 20, 6)
+    held = [layer.keys[3:, :, :20].clone() for layer in slots._layers]
+    assert torch.allclose(step(slots, model, [7, 8, 9]), step(plain, model, [7, 8, 9]), atol=1e-5)
+    assert slots._tokens > 20
+    for layer, before in zip(slots._layers, held, strict=True):
+        assert torch.equal(layer.keys[3, :, :20], before[0])
+        assert torch.equal(layer.keys[4, :, :6], before[1, :, :6])
 
 
 async def test_where_steps_can_not_be_recorded_they_go_on_without(

@@ -217,13 +217,13 @@ class Slots:
         lengths = self.lengths[first : first + len(ids)]
         longest = self._touch(first, [length + 1 for length in lengths])
         if self._recorded is not None and first == 0:
+            self._reserve(len(self.lengths), max(self.lengths) + 1)
 
             def forward(ids: Tensor, positions: Tensor, longest: int) -> Tensor:
                 return self._forward(model, 0, positions, longest, input_ids=ids)
 
-            # A step of more rows than asked for writes where the others write next, whatever it is.
-            spare = [length for length in self.lengths[len(ids) :] if length < self._tokens]
-            logits = self._recorded.step(forward, ids, [*lengths, *spare], longest, (self._rows, self._tokens), device)
+            # A step of more rows than asked for writes in the others, too: where they write next, so that it is lost.
+            logits = self._recorded.step(forward, ids, self.lengths, longest, (self._rows, self._tokens), device)
             if logits is not None:
                 return logits
         inputs = torch.tensor([ids, lengths], device=device).unsqueeze(2)
