@@ -24,10 +24,12 @@ from del_client.report import PrivacyReport
 from del_client.session import Session
 from del_client.sketch import Look, Sketch
 from del_codec.bitpack import packed_size
+from del_codec.errors import InvalidValue
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
 
+MOST_TOKENS = 2048
 _FP16_BYTES = 2
 
 
@@ -89,13 +91,17 @@ def read_draft(
 ) -> DraftReading:
     """The reading of the last message of a chat, which may be empty; see Options for the noise.
 
-    Raises InvalidValue for what can't be asked, PrivacyRefusal where no noise is named and there is no default.
+    Raises InvalidValue for what can't be asked and for a draft of over MOST_TOKENS, PrivacyRefusal where no noise is
+    named and there is no default.
     """
     messages, placeholders = read_messages(chat), Placeholders()
     setting = options.setting(session.table.spec)
     protected = session.desk.chat(messages, placeholders)
     parts = cut_spans(session.reader.chat(protected)) if protected[-1].content else []
     own = [part for part in parts if part.message == len(messages) - 1]
+    private = sum(len(part.token_ids) for part in own if part.private)
+    if private > MOST_TOKENS:
+        raise InvalidValue("draft", f"{private} tokens", f"at most {MOST_TOKENS} are read while they are written")
     looks = sketch.look([(token, part.noise(setting)) for part in own if part.private for token in part.token_ids])
     draft, whole = (_blank(spans, setting, session.table) for spans in (own, parts))
     one_token = session.desk.one_token(setting)

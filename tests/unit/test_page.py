@@ -123,6 +123,8 @@ async def test_an_attackers_guess_is_text_that_moves_no_cursor(link: Link) -> No
         ({"page": "p", "draft": "x", "earlier": [{"role": "system", "content": "x"}]}, 400, "earlier[0].role"),
         ({"page": "p", "draft": "x", "other": 1}, 400, "other"),
         ({"page": "p", "draft": "{{x"}, 400, "messages"),
+        ({"page": "p", "draft": "x" * 2049}, 400, "draft"),
+        ({"page": "p", "draft": "x", "earlier": [{"role": "user", "content": "x" * (1 << 16)}]}, 400, "draft"),
     ],
 )
 async def test_what_cant_be_read_is_refused_by_its_name(

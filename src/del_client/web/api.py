@@ -23,7 +23,7 @@ from del_client.gateway.fields import Fields, wrong_type
 from del_client.gateway.state import GatewayState, state_of
 from del_client.gateway.turn import is_known
 from del_client.measured import Verdict
-from del_client.message import MAX_PROMPT_CHARS, Message
+from del_client.message import Message
 from del_client.options import OptionArguments, read_options
 from del_client.reading import Chip, DraftReading, PlaceholderChip, TokenChip
 from del_client.spending import Budget, budget
@@ -36,6 +36,7 @@ from del_codec.spec import Measured
 Json = dict[str, Any]
 MAX_PAGE_CHARS = 64
 MAX_EARLIER = 4096
+MAX_READ_CHARS = 1 << 16
 _EARLIER_ROLES = ("user", "assistant")
 
 
@@ -199,14 +200,11 @@ def _chat(fields: Fields) -> list[Message]:
     earlier = fields.take("earlier") or []
     if not isinstance(earlier, list) or len(earlier) > MAX_EARLIER:
         raise wrong_type("earlier", f"a list of at most {MAX_EARLIER} messages")
-    return [*(_earlier(one, index) for index, one in enumerate(earlier)), Message("user", _draft(fields))]
-
-
-def _draft(fields: Fields) -> str:
-    draft = fields.needed_text("draft")
-    if len(draft) > MAX_PROMPT_CHARS:
-        raise InvalidValue("draft", f"{len(draft)} characters", f"use at most {MAX_PROMPT_CHARS}")
-    return draft
+    chat = [*(_earlier(one, index) for index, one in enumerate(earlier)), Message("user", fields.needed_text("draft"))]
+    chars = sum(len(message.content) for message in chat)
+    if chars > MAX_READ_CHARS:  # a tokenizer keeps every stream waiting meanwhile
+        raise InvalidValue("draft", f"a chat of {chars} characters", f"at most {MAX_READ_CHARS} are read while written")
+    return chat
 
 
 def _earlier(value: Any, index: int) -> Message:

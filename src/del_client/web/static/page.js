@@ -12,6 +12,7 @@ const page = crypto.randomUUID();
 let online = false;
 let readable = false;
 let retry = 0;
+let learnt = "";
 let answered = null;
 
 const dial = new Dial(() => read());
@@ -21,7 +22,7 @@ const chat = new Chat({
   refused: (text, failure) => {
     if (!draft.value) draft.value = text;
     grow();
-    if (failure.offline || failure.needsToken) connect();
+    if (!failure.refusal) connect();
   },
 });
 
@@ -35,10 +36,12 @@ async function connect() {
   } catch (failure) {
     return lost(failure);
   }
-  dial.learn(facts);
+  const { online: answers, ...lasting } = facts;
+  if (JSON.stringify(lasting) !== learnt) dial.learn(facts);
+  learnt = JSON.stringify(lasting);
   chat.model = facts.model;
   readable = true;
-  online = facts.online;
+  online = answers;
   byId("ask-token").hidden = true;
   say(byId("codec"), `codec ${facts.codec.slice(0, 16)}…, ${facts.dim} coordinates a token, trained for mu ${facts.trained.join(" to ")}` +
     (facts.rule ? `; the default is ${facts.rule}` : ""));

@@ -18,7 +18,10 @@ export function showReading(reading) {
   say(byId("glance"), glance(reading));
 }
 
+// Nothing can be read, for that reason.
 export function clearReading(text) {
+  showChips([], 0);
+  showReadAs([]);
   say(byId("glance"), text);
   say(byId("state"), text);
 }
