@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 
+from benchmarks.report.fits import growth_rows
 from benchmarks.report.plots import svg
 from benchmarks.report.results import Run
 from benchmarks.report.tables import Row, markdown, table_rows
 from benchmarks.section import Section
 
 TITLE = "DEL: benchmarks"
+GROWTH = "Growth: the exponent of a power law through the medians"
 LEGEND = (
     "Each cell is the median of the repeats, in brackets their quartiles (of fewer than four, the least and the "
     "greatest). A ratio is to the named peer in the same run, the median of the ratios of the turns. Absolute figures "
@@ -34,10 +36,8 @@ def as_markdown(run: Run, sections: Sequence[Section]) -> str:
         parts += [f"## {section.title}\n", f"{section.about}\n"]
         if note := run.notes.get(section.group):
             parts.append(f"{note}\n")
-        for table in section.tables:
-            rows = table_rows(run, section.group, table)
-            if len(rows) > 1:
-                parts += [f"### {table.title}\n", markdown(rows)]
+        for title, rows in _tables(run, section):
+            parts += [f"### {title}\n", markdown(rows)]
     return "\n".join(parts)
 
 
@@ -54,12 +54,21 @@ def as_html(run: Run, sections: Sequence[Section]) -> str:
             body.append(f"<p>{escape(note)}</p>")
         plots = [drawn for plot in section.plots if (drawn := svg(run, section.group, plot))]
         body.append(f'<div class="plots">{"".join(plots)}</div>')
-        for table in section.tables:
-            rows = table_rows(run, section.group, table)
-            if len(rows) > 1:
-                body += [f"<h3>{escape(table.title)}</h3>", _table(rows)]
+        for title, rows in _tables(run, section):
+            body += [f"<h3>{escape(title)}</h3>", _table(rows)]
     head = f'<meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def _tables(run: Run, section: Section) -> Iterator[tuple[str, list[Row]]]:
+    """Titles and rows of all that were filled."""
+    for table in section.tables:
+        rows = table_rows(run, section.group, table)
+        if len(rows) > 1:
+            yield table.title, rows
+    rows = growth_rows(run, section.group, section.plots)
+    if len(rows) > 1:
+        yield GROWTH, rows
 
 
 def _table(rows: Sequence[Row]) -> str:

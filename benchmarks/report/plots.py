@@ -6,6 +6,7 @@ import io
 
 import matplotlib as mpl
 
+from benchmarks.report.fits import lines
 from benchmarks.report.results import Result, Run
 from benchmarks.section import Plot
 
@@ -18,19 +19,19 @@ from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
 
 def svg(run: Run, group: str, plot: Plot) -> str:
     """An <svg> element; "" where fewer than two places were measured."""
-    lines = _lines(run, group, plot)
-    if max((len(points) for points in lines.values()), default=0) < 2:
+    drawn = lines(run, group, plot)
+    if max((len(points) for points in drawn.values()), default=0) < 2:
         return ""
     figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-    for way, points in lines.items():
+    for way, points in drawn.items():
         _draw(axes, way, plot.x, points)
-    unit = next(iter(lines.values()))[0].unit
+    unit = next(iter(drawn.values()))[0].unit
     axes.set(xlabel=plot.x, ylabel=unit, title=plot.title)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xticks(sorted({float(result.at[plot.x]) for points in lines.values() for result in points}))
+    axes.set_xticks(sorted({float(result.at[plot.x]) for points in drawn.values() for result in points}))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -38,15 +39,6 @@ def svg(run: Run, group: str, plot: Plot) -> str:
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)
     return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def _lines(run: Run, group: str, plot: Plot) -> dict[str, list[Result]]:
-    lines: dict[str, list[Result]] = {}
-    for result in run.of(group):
-        rest = {name: value for name, value in result.at.items() if name != plot.x}
-        if result.name == plot.name and plot.x in result.at and rest == dict(plot.where):
-            lines.setdefault(result.way, []).append(result)
-    return {way: sorted(points, key=lambda result: float(result.at[plot.x])) for way, points in lines.items()}
 
 
 def _draw(axes: plt.Axes, way: str, x: str, points: list[Result]) -> None:

@@ -82,7 +82,7 @@ def test_a_server_that_is_killed_in_the_middle_and_comes_back(
 
 @pytest.mark.slow
 class TestNarrow:
-    """64 kbit/s and 200 ms there and back, between two cables."""
+    """64 kbit/s and 200 ms there and back, between two namespaces."""
 
     @pytest.fixture
     def cable(self) -> Iterator[cables.Cable]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import harness
+from benchmarks.report.fits import fit, growth_rows
 from benchmarks.report.plots import svg
 from benchmarks.report.results import SCHEMA, Recorder, Result, Run
 from benchmarks.report.tables import markdown, quantity, table_rows
@@ -123,3 +124,20 @@ def test_a_recorder_keeps_repeats_together() -> None:
         record.add("time", value, "s", "lower", "ours", {"size": 1}, peer="theirs")
         record.add("time", value + 1, "s", "lower", "ours", {"size": 2})
     assert list(record.results()) == [result("ours", 1, 1.0, 2.0, peer="theirs"), result("ours", 2, 2.0, 3.0)]
+
+
+def test_growth_is_the_exponent_of_a_power_law() -> None:
+    exact = fit([(x, 3 * x**1.5) for x in (1.0, 2.0, 4.0, 8.0)])
+    assert exact is not None
+    assert exact.exponent == pytest.approx(1.5)
+    assert exact.low == pytest.approx(exact.high)
+    scattered = fit([(1.0, 1.0), (2.0, 2.5), (4.0, 3.5), (8.0, 9.0)])
+    assert scattered is not None
+    assert scattered.low < 1 < scattered.high
+    assert fit([(1.0, 1.0), (2.0, 2.0), (0.0, 5.0)]) is None
+
+
+def test_a_row_of_growth_for_each_line_with_places_enough() -> None:
+    rows = growth_rows(RUN, "x", [Plot("Time by size", "time", "size")])
+    assert [row[:3] for row in rows[1:]] == [("time", "size", "ours")]
+    assert rows[1][5] == "3"
