@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from del_codec.v1 import inference_pb2 as pb
 from del_server import cli
-from del_server.engine import sequence
-from del_server.engine.base import Sampling
+from del_server.engine import batch
+from del_server.engine.sampling import Draw, Taken
 from del_server.service.stream import Stream
 
 END = "<|im_end|>"
@@ -36,8 +36,8 @@ def main(file: Path, tokenizer: Tokenizer, answer: str, arguments: list[str]) ->
     """Run the server's command line."""
     ids, read = tokenizer.encode(answer + END).ids, Stream.read
 
-    def choose(logits: Tensor, sampling: Sampling, position: int) -> int:
-        return ids[position]
+    def take(logits: Tensor, draws: Sequence[Draw]) -> list[Taken]:
+        return [(ids[draw.position], None) for draw in draws]
 
     async def recorded(requests: AsyncIterator[pb.GenerateRequest]) -> AsyncIterator[pb.GenerateRequest]:
         async for request in requests:
@@ -49,7 +49,7 @@ def main(file: Path, tokenizer: Tokenizer, answer: str, arguments: list[str]) ->
     async def read_and_record(self: Any, requests: AsyncIterator[pb.GenerateRequest]) -> None:
         await read(self, recorded(requests))
 
-    sequence.choose = choose
+    batch.take = take
     Stream.read = read_and_record  # type: ignore[method-assign]
     return cli.main(arguments)
 
