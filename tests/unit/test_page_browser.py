@@ -51,14 +51,17 @@ def test_a_hostile_answer_stays_text(browser: Browser, codec: TinyCodec, tmp_pat
         assert body.locator("pre").inner_text() == "<script>document.title=1</script>"
 
 
-def test_a_policys_refusal_is_shown_and_the_text_comes_back(browser: Browser, codec: TinyCodec, tmp_path: Path) -> None:
-    policy = Policy(limits=UnitLimits(prompt=Limit(rho=50)))
+@pytest.mark.parametrize("unit", ["prompt", "day"])
+def test_a_policys_refusal_is_shown_and_the_text_comes_back(
+    browser: Browser, codec: TinyCodec, tmp_path: Path, unit: str
+) -> None:
+    policy = Policy(limits=UnitLimits(**{unit: Limit(rho=50)}))
     with gateway(codec, tmp_path, policy=policy) as url, opened(browser, url) as page:
         page.fill("#draft", "Hello there")
         page.press("#draft", "Enter")
         notice = page.get_by_role("alert")
         expect(notice).to_contain_text("Refused on this device. Nothing was sent.")
-        expect(notice).to_contain_text("limits.prompt.rho")
+        expect(notice).to_contain_text(f"limits.{unit}.rho")
         expect(page.locator("#draft")).to_have_value("Hello there")
         assert page.locator(".bubble.theirs").count() == 0
 
@@ -93,6 +96,11 @@ def test_a_server_that_is_away_is_shown_and_found_again(browser: Browser, codec:
             expect(page.locator("#chips li")).to_have_count(6)
             running.start_server()
             expect(page.locator("#link")).to_have_attribute("data-state", "on")
+            page.fill("#draft", "Hello")
+            page.press("#draft", "Enter")
+            expect(page.locator(".theirs .body")).to_have_text("back")
+            account = page.request.get(f"{url}/del/budget").json()
+            assert account["today"]["tokens"] == len("Hello")  # its bits were drawn once
 
 
 def test_a_token_is_asked_for_and_kept_in_memory(browser: Browser, codec: TinyCodec, tmp_path: Path) -> None:

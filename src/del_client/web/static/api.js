@@ -10,7 +10,8 @@ export class Failure extends Error {
     this.code = error.code || "";
   }
   get offline() { return this.status === 0 || this.status === 503; }
-  get refusal() { return this.type === "privacy_refusal"; }
+  // The device's own: a policy's limit for a day comes as OpenAI's word for a quota that is used up.
+  get refusal() { return this.type === "privacy_refusal" || this.code === "insufficient_quota"; }
   get needsToken() { return this.status === 401; }
 }
 

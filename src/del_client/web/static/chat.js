@@ -7,9 +7,10 @@ import { rich } from "./rich.js";
 const log = byId("log");
 const TRIES = 5;
 const PAUSE_MS = 150;
+const AGAIN = "If its bits were drawn and charged before it failed, the same message goes out as the same bits, at no new cost.";
 
 export class Chat {
-  // ended(latest): after each answer; refused(text): what was not sent goes back to the writer.
+  // ended(latest): after each answer, null where none began; refused(text): what was not sent goes back to the writer.
   constructor({ asked, ended, refused }) {
     Object.assign(this, { asked, ended, refused });
     this.forget();
@@ -51,7 +52,7 @@ export class Chat {
     await this.settle(said, course, own, theirs, failure);
     if (atEnd) log.scrollTop = log.scrollHeight;
     this.running = null;
-    this.ended(latest(course));
+    this.ended(failure && course.first === null ? null : latest(course));
   }
 
   async stream(said, course, theirs, signal) {
@@ -118,7 +119,8 @@ export class Chat {
     const kind = failure.refusal ? "refused" : failure.offline ? "offline" : "failed";
     const titles = { refused: "Refused on this device. Nothing was sent.", offline: "The server can't be reached.", failed: "This could not be asked." };
     log.append(element("div", { class: "bubble notice", role: "alert", "data-kind": kind },
-      element("b", {}, titles[kind]), element("p", {}, failure.message)));
+      element("b", {}, titles[kind]), element("p", {}, failure.message),
+      ...(kind === "refused" ? [] : [element("p", { class: "small" }, AGAIN)])));
     this.refused(text, failure);
   }
 }

@@ -18,7 +18,7 @@ let answered = null;
 const dial = new Dial(() => read());
 const chat = new Chat({
   asked: () => dial.asked,
-  ended: (latest) => { answered = latest; account(); buttons(); if (draft.value) read(); },
+  ended: (latest) => { answered = latest || answered; account(); buttons(); if (draft.value) read(); },
   refused: (text, failure) => {
     if (!draft.value) draft.value = text;
     grow();
