@@ -33,6 +33,7 @@ from del_server.engine.base import Engine, Sampling, Token
 from del_server.models import resolve
 
 CONTEXT = 1024
+FIRST_TOKEN_TURNS = 60
 CONFIG = ServeConfig(engine="vllm", context_tokens=CONTEXT, max_concurrent=batching.STREAMS, port=0, dtype="float32")
 
 
@@ -146,7 +147,7 @@ async def soft_prompt_share() -> float:
             raise SystemExit("the engine gave no token")
 
         await first(True)
-        for _ in range(batching.FIRST_TOKEN_TURNS):
+        for _ in range(FIRST_TOKEN_TURNS):
             without = await first(False)
             ratios.append(await first(True) / without)
     return statistics.median(ratios) - 1
