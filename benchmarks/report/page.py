@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -49,15 +50,20 @@ def as_html(run: Run, sections: Sequence[Section]) -> str:
         _table([("machine", ""), *run.machine.items()]),
     ]
     for section in sections:
-        body += [f"<h2>{escape(section.title)}</h2>", f"<p>{escape(section.about)}</p>"]
+        body += [f"<h2>{escape(section.title)}</h2>", f"<p>{_prose(section.about)}</p>"]
         if note := run.notes.get(section.group):
-            body.append(f"<p>{escape(note)}</p>")
+            body.append(f"<p>{_prose(note)}</p>")
         plots = [drawn for plot in section.plots if (drawn := svg(run, section.group, plot))]
         body.append(f'<div class="plots">{"".join(plots)}</div>')
         for title, rows in _tables(run, section):
             body += [f"<h3>{escape(title)}</h3>", _table(rows)]
     head = f'<meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def _prose(text: str) -> str:
+    """What stands between backticks as code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
 def _tables(run: Run, section: Section) -> Iterator[tuple[str, list[Row]]]:

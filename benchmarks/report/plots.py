@@ -14,7 +14,7 @@ mpl.use("svg")
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.family": "sans-serif", "font.size": 9})
 
 from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator  # noqa: E402
 
 
 def svg(run: Run, group: str, plot: Plot) -> str:
@@ -22,19 +22,20 @@ def svg(run: Run, group: str, plot: Plot) -> str:
     drawn = lines(run, group, plot)
     if max((len(points) for points in drawn.values()), default=0) < 2:
         return ""
-    figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.2, 4.0), layout="constrained")
     for way, points in drawn.items():
         _draw(axes, way, plot.x, points)
-    unit = next(iter(drawn.values()))[0].unit
-    axes.set(xlabel=plot.x, ylabel=unit, title=plot.title)
+    axes.set(xlabel=plot.x, title=plot.title)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(EngFormatter(next(iter(drawn.values()))[0].unit))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xticks(sorted({float(result.at[plot.x]) for points in drawn.values() for result in points}))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)

@@ -105,7 +105,7 @@ def test_the_harness_writes_all_four_files(tmp_path: Path, monkeypatch: pytest.M
         yield [Step("one", measure), Step("two", measure)]
         ended.append(True)
 
-    section = Section("x", "Ex & why", "About it.", steps, (TABLE,), ())
+    section = Section("x", "Ex & why", "About `it & more`.", steps, (TABLE,), ())
     monkeypatch.setattr(harness, "section", lambda group: section)
     run = harness.run(["x"], Settings(quick=True), tmp_path)
     assert ended
@@ -114,6 +114,7 @@ def test_the_harness_writes_all_four_files(tmp_path: Path, monkeypatch: pytest.M
     assert "| 1 | <ours> | 1 s (1 to 1) |" in (tmp_path / "report.md").read_text()
     page = (tmp_path / "report.html").read_text()
     assert "Ex &amp; why" in page
+    assert "About <code>it &amp; more</code>." in page
     assert "&lt;ours&gt;" in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
