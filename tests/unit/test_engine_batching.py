@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -433,3 +434,27 @@ async def test_an_engine_whose_steps_go_on_failing_gives_up(model: Any) -> None:
         engine.submit(TokenEmbedder(model)(prompts(1)[0]), TWENTY)
     model.forward = whole
     await engine.stop()
+
+
+async def test_an_answer_whose_loop_has_closed_leaves_its_slot(model: Any) -> None:
+    closed, steps, whole = threading.Event(), [0], model.forward
+
+    def held(**inputs: Any) -> Any:
+        if inputs.get("input_ids") is not None:
+            closed.wait()
+            steps[0] += 1
+        return whole(**inputs)
+
+    async with engine_of(model) as engine:
+        prompt, model.forward = TokenEmbedder(model)(prompts(1)[0]), held
+
+        async def ask() -> None:
+            await anext(aiter(engine.submit(prompt, Sampling(250, ignore_eos=True))))
+
+        await asyncio.to_thread(asyncio.run, ask())
+        closed.set()
+        while engine.load().running:
+            await asyncio.sleep(0.001)
+        assert steps[0] <= 1
+        model.forward = whole
+        assert await tokens_of(engine.submit(prompt, TWENTY)) == reference(model, prompts(1)[0], 20)

@@ -64,6 +64,11 @@ class Job(ABC):
             self._on_cancel(self)
 
     @property
+    def unwanted(self) -> bool:
+        """Whether nobody waits for it: it was cancelled, or its reader's loop has closed."""
+        return self.cancelled or self._loop.is_closed()
+
+    @property
     def begun(self) -> bool:
         """Whether it had a turn."""
         return self._admitted_at is not None

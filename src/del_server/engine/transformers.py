@@ -206,7 +206,7 @@ class TransformersEngine(Engine):
     def _round(self) -> None:
         """Some prompt tokens, one turn of each job that has passes of its own, and one step of each batch."""
         for job in list(self._running):
-            if job.cancelled:
+            if job.unwanted:
                 self._settle(job, Reason.CANCELLED)
         if self._batches is not None:
             self._seat(self._batches)
