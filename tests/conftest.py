@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 
 # Before transformers is imported: tests need no network, and the hub's client would look for one.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Programs that come with development dependencies lie beside the interpreter, which need not be on the path.
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
 
 
 @pytest.fixture(scope="session", autouse=True)
