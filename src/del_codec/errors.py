@@ -97,3 +97,8 @@ class TimedOut(DelError, TimeoutError):
 
 class EngineError(DelError):
     """The language model failed on this query."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line without a full stop; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -17,7 +17,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers.utils.hub import cached_file
 
-from del_codec.errors import ArtifactError
+from del_codec.errors import ArtifactError, first_line
 from del_server.models import resolve
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
@@ -63,7 +63,7 @@ def load_embedding_model(model: str, dtype: torch.dtype) -> EmbeddingModel:
         name = next(name for name, found in skeleton.named_modules() if found is module)
         weight = _read(where, f"{name}.weight")
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"the embeddings of model {model} can't be read: {_first_line(error)}") from error
+        raise ArtifactError(f"the embeddings of model {model} can't be read: {first_line(error)}") from error
     if weight.shape != module.weight.shape or not weight.is_floating_point():
         raise ArtifactError(
             f"model {model} has embeddings of shape {list(weight.shape)} and type {weight.dtype}: expected "
@@ -104,7 +104,3 @@ def _generation_config(where: str) -> Any:
         return transformers.GenerationConfig.from_pretrained(where)
     except OSError:
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -21,7 +21,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers.utils.hub import cached_file
 
-from del_codec.errors import ArtifactError, InvalidValue
+from del_codec.errors import ArtifactError, InvalidValue, first_line
 from del_codec.shipped import CHAT_TEMPLATE_FILE, TOKENIZER_FILE, codec_folders
 
 SMOLLM2 = "smollm2"
@@ -66,7 +66,7 @@ def load_model(model: str, dtype: str = "auto", device: str = "auto") -> Any:
             trust_remote_code=False,
         )
     except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-        raise ArtifactError(f"model {model} can't be loaded: {_first_line(error)}; {_remedy(where)}") from error
+        raise ArtifactError(f"model {model} can't be loaded: {first_line(error)}; {_remedy(where)}") from error
 
 
 def dtype_of(dtype: str, *, cuda: bool) -> torch.dtype:
@@ -83,7 +83,7 @@ def load_tokenizer(model: str) -> Tokenizer:
         path = cached_file(where, TOKENIZER_FILE)
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception for a damaged file
-        raise ArtifactError(f"model {model} has no readable {TOKENIZER_FILE}: {_first_line(error)}") from error
+        raise ArtifactError(f"model {model} has no readable {TOKENIZER_FILE}: {first_line(error)}") from error
 
 
 def smollm2_folder() -> Path:
@@ -133,7 +133,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
     except (ImportError, OSError, ValueError) as error:
-        raise ArtifactError(f"{gguf} can't be read: {_first_line(error)}; run: pip install gguf") from error
+        raise ArtifactError(f"{gguf} can't be read: {first_line(error)}; run: pip install gguf") from error
     config = copy.deepcopy(loaded.config)
     del config.quantization_config
     # A model that came from GGUF refuses to be saved, so its weights move into one that did not.
@@ -154,7 +154,7 @@ def _placement(device: str) -> str:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise InvalidValue("device", device, f"use auto, cpu, cuda or cuda:N ({_first_line(error)})") from None
+        raise InvalidValue("device", device, f"use auto, cpu, cuda or cuda:N ({first_line(error)})") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise InvalidValue("device", device, "this machine has no CUDA; use cpu")
     return device
@@ -166,7 +166,3 @@ def _remedy(where: str) -> str:
     if pickled:
         return f"only safetensors weights are read, and {pickled[0]} is pickled: convert it with save_pretrained"
     return "pass a folder or Hugging Face id of a causal language model with config.json and safetensors weights"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -394,7 +394,7 @@ def test_recordings_see_at_most_a_quarter_more_than_they_need() -> None:
 
 
 async def test_a_reader_that_does_not_read_ends_its_own_answer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("del_server.engine.sequence.UNREAD", 10)
+    monkeypatch.setattr("del_server.engine.events.UNREAD", 10)
     async with engine_of(model) as engine:
         embed = TokenEmbedder(model)
         slow = engine.submit(embed(prompts(1)[0]), Sampling(200, ignore_eos=True))

@@ -44,11 +44,6 @@ class Batch:
         """Whether there are answers to go on with."""
         return self._ready > 0
 
-    @property
-    def need(self) -> int:
-        """Positions that its sequences may come to take: each as many as the longest."""
-        return len(self.sequences) * max((sequence.kv_tokens for sequence in self.sequences), default=0)
-
     def add(self, sequence: Sequence, prefix: DynamicCache | None) -> None:
         """Give a sequence a row, with its prefix in it."""
         self.slots.open(prefix)

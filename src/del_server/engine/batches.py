@@ -48,11 +48,6 @@ class Batches:
         """Memory of keys and values."""
         return sum(batch.slots.bytes for batch in self._batches.values())
 
-    @property
-    def entering(self) -> bool:
-        """Whether a prompt is not yet in."""
-        return any(batch.entering for batch in self._batches.values())
-
     def seat(self, sequence: Sequence) -> None:
         """Give a sequence a row; its prefix is computed if need be."""
         lora.use(self._model, sequence.adapter)

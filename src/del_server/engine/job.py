@@ -6,7 +6,6 @@ The worker's thread calls step, end and fail; the event loop's thread makes, rea
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from del_server.engine.base import Prefix, Reason
+from del_server.engine.clock import Clock
 from del_server.engine.outbox import Outbox
 
 
@@ -41,9 +41,7 @@ class Job(ABC):
         self._cache: DynamicCache | None = None
         self._outbox, self._on_cancel = outbox, on_cancel
         self._loop = asyncio.get_running_loop()
-        self._queued_at = time.perf_counter()
-        self._admitted_at: float | None = None
-        self._prefilled_at: float | None = None
+        self.clock = Clock()
 
     @abstractmethod
     def step(self, model: Any, chunk: int) -> Reason | None:
@@ -71,7 +69,7 @@ class Job(ABC):
     @property
     def begun(self) -> bool:
         """Whether it had a turn."""
-        return self._admitted_at is not None
+        return self.clock.admitted
 
     @property
     def entering(self) -> int:
@@ -80,20 +78,8 @@ class Job(ABC):
 
     def begin(self, cache: DynamicCache | None = None) -> None:
         """Start the clock of the prefill; with a cache of its own, which holds the prefix if there is one."""
-        self._admitted_at = time.perf_counter()
+        self.clock.admit()
         self._cache = cache
-
-    @property
-    def queue_seconds(self) -> float:
-        """From its making to its first step, or until now."""
-        return (self._admitted_at or time.perf_counter()) - self._queued_at
-
-    @property
-    def prefill_seconds(self) -> float:
-        """From the first step until the prompt was in, or until now."""
-        if self._admitted_at is None:
-            return 0.0
-        return (self._prefilled_at or time.perf_counter()) - self._admitted_at
 
     def coming(self, most: int) -> Tensor:
         """The next of the prompt's embeddings [C, D], at most so many."""
@@ -106,7 +92,7 @@ class Job(ABC):
         rest = None if self._prompt is None else self._prompt[count:]
         self._prompt = rest if rest is not None and len(rest) else None
         if self._prompt is None:
-            self._prefilled_at = time.perf_counter()
+            self.clock.prefill()
 
     def prefill(self, model: Any, chunk: int) -> Tensor | None:
         """`chunk` more tokens of the prompt; float32 logits [V] of its last position once it is in."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,9 +69,9 @@ class ScoringJob(Job, Scoring):
             return
         scored = Scored(
             tuple(tuple(values) for values in self._logprobs),
-            self.queue_seconds,
-            self.prefill_seconds,
-            time.perf_counter() - (self._prefilled_at or self._queued_at),
+            self.clock.queue_seconds,
+            self.clock.prefill_seconds,
+            self.clock.decode_seconds,
         )
         self.tell(self._settle, scored)
 

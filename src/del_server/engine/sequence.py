@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from torch import Tensor
 
-from del_codec.errors import ExhaustedError
 from del_server.engine.base import Capacity, Event, Finish, Generation, Logprobs, Prefix, Reason, Sampling, Token
+from del_server.engine.events import Events
 from del_server.engine.job import Job, forward, token_input
 from del_server.engine.outbox import Outbox
 from del_server.engine.sampling import Draw, take
-
-# Events that a reader may leave unread. Generation never waits for a reader: a slow one would keep a slot's memory.
-UNREAD = 1024
 
 Outcome = Reason | Exception | None
 
@@ -40,7 +36,7 @@ class Sequence(Job, Generation):
         self._length = length
         self._position = sampling.position
         self._taken: list[int] = list(sampling.before)
-        self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self._events = Events()
 
     @property
     def last(self) -> int:
@@ -68,28 +64,22 @@ class Sequence(Job, Generation):
 
     def end(self, reason: Reason) -> None:
         """See Job."""
-        self._close(Finish(reason, self.queue_seconds, self.prefill_seconds))
+        self._close(Finish(reason, self.clock.queue_seconds, self.clock.prefill_seconds))
 
     def fail(self, error: Exception) -> None:
         """See Job."""
         self._close(error)
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncIterator[Event]:
         """See Generation."""
-        while True:
-            event = await self._events.get()
-            if isinstance(event, Exception):
-                raise event
-            yield event
-            if isinstance(event, Finish):
-                return
+        return aiter(self._events)
 
     def accept(self, chosen: tuple[int, Logprobs | None] | Exception) -> Outcome:
         """Emit the next token and its log-probabilities; why the answer ends with it or how it fails, if it does."""
         if isinstance(chosen, Exception):
             return chosen
-        if self._events.qsize() >= UNREAD:
-            return ExhaustedError(f"{UNREAD} tokens of the answer wait to be read; read faster, and go on from there")
+        if (crowded := self._events.crowded) is not None:
+            return crowded
         sampling, (token, logprobs) = self._sampling, chosen
         self._taken.append(token)
         self._length += 1
@@ -105,4 +95,4 @@ class Sequence(Job, Generation):
         self._post(last)
 
     def _post(self, event: Event | Exception) -> None:
-        self.tell(self._events.put_nowait, event)
+        self.tell(self._events.put, event)

@@ -34,11 +34,6 @@ class LayerShape:
     dtype: torch.dtype
     device: torch.device
 
-    @property
-    def position_bytes(self) -> int:
-        """Of one token."""
-        return self.heads * (self.key_width + self.value_width) * self.dtype.itemsize
-
 
 def shapes_of(cache: DynamicCache) -> tuple[LayerShape, ...]:
     """The shapes of a plain cache that holds something."""

@@ -13,7 +13,6 @@ import concurrent.futures
 import logging
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence as SequenceOf
 from typing import Any
@@ -41,6 +40,7 @@ from del_server.engine.job import Job
 from del_server.engine.outbox import Outbox
 from del_server.engine.prefixes import Prefixes
 from del_server.engine.probing import probe, shared_layers
+from del_server.engine.pulse import Pulse
 from del_server.engine.recorded import recorder_of
 from del_server.engine.scoring import ScoringJob
 from del_server.engine.sequence import Outcome, Sequence
@@ -69,8 +69,7 @@ class TransformersEngine(Engine):
         self._batches: Batches | None = None
         self._kv_bytes = 0
         self._stopping = False
-        self._last_failure: Exception | None = None
-        self._last_step = time.monotonic()
+        self._pulse = Pulse()
         self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -132,14 +131,9 @@ class TransformersEngine(Engine):
 
     def health(self) -> Health:
         """See Engine."""
-        age = time.monotonic() - self._last_step
         if not self._thread.is_alive():
             return Health(False, "the engine's thread is not running", fatal=True)
-        if self._last_failure is not None:
-            return Health(False, f"the model's latest step failed ({type(self._last_failure).__name__})")
-        if age > self._config.stall_seconds:
-            return Health(False, f"the latest step succeeded {age:.0f} s ago")
-        return Health(True, f"the latest step succeeded {age:.1f} s ago")
+        return self._pulse.health(self._config.stall_seconds)
 
     def _forget(self, job: Job) -> None:
         """Cancel one that waits; one that runs ends at its next turn."""
@@ -156,8 +150,8 @@ class TransformersEngine(Engine):
             if self.capacity.device.type == "cuda":
                 torch.cuda.set_device(self.capacity.device)
             self._probe()
-            if self._last_failure is not None:
-                raise EngineError(f"the model's warm-up step failed: {self._last_failure}") from self._last_failure
+            if (failure := self._pulse.failure) is not None:
+                raise EngineError(f"the model's warm-up step failed: {failure}") from failure
             self._batches = self._shared()
             self._ready.set_result(None)
             while self._admit():
@@ -186,7 +180,7 @@ class TransformersEngine(Engine):
         """Wait for work and move jobs from the queue to free slots; False when it is time to stop."""
         with self._changed:
             while not self._stopping and not self._running and not self._waiting:
-                failing = self._last_failure is not None
+                failing = self._pulse.failure is not None
                 if not self._changed.wait(min(self._config.probe_seconds, RETRY_SECONDS if failing else math.inf)):
                     break
             while self._waiting and self._has_room(self._waiting[0]):
@@ -286,7 +280,7 @@ class TransformersEngine(Engine):
             self._probe()
             return
         if outcome is not Reason.CANCELLED:
-            self._succeeded()
+            self._pulse.beat()
         if outcome is not None:
             self._retire(job).end(outcome)
 
@@ -306,12 +300,8 @@ class TransformersEngine(Engine):
             probe(self._model)
         except Exception as error:
             logger.exception("the engine's probe failed")
-            self._last_failure = error
-            if self._ready.done() and time.monotonic() - self._last_step > self._config.dead_seconds:
+            self._pulse.failure = error
+            if self._ready.done() and self._pulse.age > self._config.dead_seconds:
                 raise EngineError(f"no step succeeded for {self._config.dead_seconds:g} s") from error
         else:
-            self._succeeded()
-
-    def _succeeded(self) -> None:
-        self._last_failure = None
-        self._last_step = time.monotonic()
+            self._pulse.beat()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from del_codec.errors import EngineError, ExhaustedError
+from del_codec.errors import EngineError
 from del_server.engine.base import Capacity, Event, Finish, Generation, Reason, Sampling, Token
-from del_server.engine.sequence import UNREAD
+from del_server.engine.events import Events
 from del_server.engine.vllm.choosing import drawn
 from del_server.engine.vllm.job import Job
 from del_server.engine.vllm.request import Request, params_of
@@ -26,7 +25,7 @@ class Answer(Job, Generation):
         self._request: Request | None = request
         self._sampling, self._most = sampling, most
         self._stops = frozenset() if sampling.ignore_eos else capacity.eos_token_ids
-        self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
+        self._events = Events()
 
     async def work(self, llm: Any) -> Reason:
         """See Job."""
@@ -37,13 +36,11 @@ class Answer(Job, Generation):
         choice = None if plain else drawn(sampling)
         last, made = -1, 0
         async for tokens in request.steps(llm, params_of(self._most, self._stops, sampling.logprobs, choice)):
-            self.prefilled()
-            if self._events.qsize() >= UNREAD:
-                raise ExhaustedError(
-                    f"{UNREAD} tokens of the answer wait to be read; read faster, and go on from there"
-                )
+            self.clock.prefill()
+            if (crowded := self._events.crowded) is not None:
+                raise crowded
             for last, logprobs in tokens:
-                self._events.put_nowait(Token(last, logprobs))
+                self._events.put(Token(last, logprobs))
                 made += 1
         if last in self._stops:
             return Reason.STOP
@@ -54,19 +51,13 @@ class Answer(Job, Generation):
     def end(self, reason: Reason) -> None:
         """See Job."""
         self._request = None
-        self._events.put_nowait(Finish(reason, self.queue_seconds, self.prefill_seconds))
+        self._events.put(Finish(reason, self.clock.queue_seconds, self.clock.prefill_seconds))
 
     def fail(self, error: Exception) -> None:
         """See Job."""
         self._request = None
-        self._events.put_nowait(error)
+        self._events.put(error)
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncIterator[Event]:
         """See Generation."""
-        while True:
-            event = await self._events.get()
-            if isinstance(event, Exception):
-                raise event
-            yield event
-            if isinstance(event, Finish):
-                return
+        return aiter(self._events)

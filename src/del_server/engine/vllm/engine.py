@@ -12,7 +12,6 @@ import asyncio
 import dataclasses
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,15 @@ from vllm.inputs.engine import embeds_input, tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from del_codec.errors import DelError, EngineError, ExhaustedError, InvalidValue, MismatchError, UnavailableError
+from del_codec.errors import (
+    DelError,
+    EngineError,
+    ExhaustedError,
+    InvalidValue,
+    MismatchError,
+    UnavailableError,
+    first_line,
+)
 from del_server.engine.base import (
     MAX_LOGPROBS,
     Capacity,
@@ -39,6 +46,7 @@ from del_server.engine.base import (
     check_candidates,
     check_prompt,
 )
+from del_server.engine.pulse import Pulse
 from del_server.engine.vllm.answer import Answer
 from del_server.engine.vllm.job import Job
 from del_server.engine.vllm.request import Request, params_of
@@ -80,8 +88,7 @@ class VllmEngine(Engine):
         self._waiting: deque[Job] = deque()
         self._running: set[Job] = set()
         self._stopping = False
-        self._failure: str | None = None
-        self._last_step = time.monotonic()
+        self._pulse = Pulse()
         self._prober: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -89,7 +96,7 @@ class VllmEngine(Engine):
         try:
             self._llm = self._launch()
         except Exception as error:
-            raise EngineError(f"vLLM did not start: {_first_line(error)}; its own messages say more") from error
+            raise EngineError(f"vLLM did not start: {first_line(error)}; its own messages say more") from error
         try:
             await self._warm_up()
         except DelError:
@@ -99,7 +106,7 @@ class VllmEngine(Engine):
         kv_tokens = (cache.num_gpu_blocks or 0) * cache.block_size
         kv_bytes = kv_tokens * self.capacity.kv_token_bytes
         self.capacity = dataclasses.replace(self.capacity, kv_tokens=kv_tokens, kv_bytes=kv_bytes)
-        self._last_step = time.monotonic()
+        self._pulse.beat()
         self._prober = asyncio.create_task(self._keep_probing())
 
     async def stop(self) -> None:
@@ -153,23 +160,18 @@ class VllmEngine(Engine):
 
     def health(self) -> Health:
         """See Engine."""
-        age = time.monotonic() - self._last_step
         if self._llm is None:
             return Health(False, "the engine is not running")
         if self._llm.errored:
             return Health(False, "vLLM died", fatal=True)
-        if self._failure is not None:
-            return Health(False, self._failure)
-        if age > self._stall_seconds:
-            return Health(False, f"the latest step succeeded {age:.0f} s ago")
-        return Health(True, f"the latest step succeeded {age:.1f} s ago")
+        return self._pulse.health(self._stall_seconds)
 
     def _request(self, prompt: Tensor, adapter: str | None, prefix: Prefix | None, caller: str) -> Request:
         check_prompt(prompt, self.capacity, prefix.tokens if prefix else 0)
         if adapter is not None and adapter not in self._loras:
             raise InvalidValue("adapter", adapter, f"use one of {list(self._loras)}")
         whole = torch.cat([prefix.embeddings, prompt]) if prefix else prompt
-        return Request(whole, self._loras[adapter] if adapter else None, f"caller {caller}", self._stepped)
+        return Request(whole, self._loras[adapter] if adapter else None, f"caller {caller}", self._pulse.beat)
 
     def _queue(self, job: Job) -> None:
         if self._stopping or self._llm is None or self._llm.errored:
@@ -214,23 +216,19 @@ class VllmEngine(Engine):
         logger.error("a query failed in vLLM", exc_info=error)
         return error if isinstance(error, DelError) else EngineError("the model failed on this query")
 
-    def _stepped(self) -> None:
-        self._failure = None
-        self._last_step = time.monotonic()
-
     async def _keep_probing(self) -> None:
         """Two steps of vLLM whenever it is idle: the outcome is the engine's health."""
         while True:
             await asyncio.sleep(self._probe_seconds)
             if self._running:
                 continue
-            request = Request(self._embed(WARM_UP_IDS[:2]), None, PROBES, self._stepped)
+            request = Request(self._embed(WARM_UP_IDS[:2]), None, PROBES, self._pulse.beat)
             try:
                 async for _ in request.steps(self._llm, params_of(2)):
                     pass
             except Exception as error:
                 logger.exception("the engine's probe failed")
-                self._failure = f"the model's latest step failed ({type(error).__name__})"
+                self._pulse.failure = error
 
     async def _warm_up(self) -> None:
         """The likeliest next tokens after some ids, and after these ids' embeddings."""
@@ -251,9 +249,5 @@ class VllmEngine(Engine):
             async for output in self._llm.generate(prompt, params_of(1, logprobs=MAX_LOGPROBS), "del-warm-up"):
                 (at,) = output.outputs[0].logprobs
         except Exception as error:
-            raise EngineError(f"the model's warm-up step failed: {_first_line(error)}") from error
+            raise EngineError(f"the model's warm-up step failed: {first_line(error)}") from error
         return {token: value.logprob for token, value in at.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

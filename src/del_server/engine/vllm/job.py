@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 from del_server.engine.base import Reason
+from del_server.engine.clock import Clock
 
 
 class Job(ABC):
@@ -19,9 +19,7 @@ class Job(ABC):
         self.cancelled = False
         self._on_cancel = on_cancel
         self._task: asyncio.Task[Reason] | None = None
-        self._queued_at = time.perf_counter()
-        self._admitted_at: float | None = None
-        self._prefilled_at: float | None = None
+        self.clock = Clock()
 
     @abstractmethod
     async def work(self, llm: Any) -> Reason:
@@ -37,7 +35,7 @@ class Job(ABC):
 
     def start(self, llm: Any, ended: Callable[[Job, asyncio.Task[Reason]], None]) -> None:
         """Take a slot; `ended` is called once with the task."""
-        self._admitted_at = time.perf_counter()
+        self.clock.admit()
         self._task = asyncio.create_task(self.work(llm))
         self._task.add_done_callback(lambda task: ended(self, task))
 
@@ -51,24 +49,3 @@ class Job(ABC):
         """End the task, if there is one."""
         if self._task is not None:
             self._task.cancel()
-
-    def prefilled(self) -> None:
-        """The prompt is in; only the first call counts."""
-        self._prefilled_at = self._prefilled_at or time.perf_counter()
-
-    @property
-    def queue_seconds(self) -> float:
-        """From its making to its slot, or until now."""
-        return (self._admitted_at or time.perf_counter()) - self._queued_at
-
-    @property
-    def prefill_seconds(self) -> float:
-        """From the slot to the first token, or until now."""
-        if self._admitted_at is None:
-            return 0.0
-        return (self._prefilled_at or time.perf_counter()) - self._admitted_at
-
-    @property
-    def decode_seconds(self) -> float:
-        """From the first token until now."""
-        return time.perf_counter() - (self._prefilled_at or self._queued_at)

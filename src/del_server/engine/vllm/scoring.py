@@ -53,7 +53,9 @@ class ScoringJob(Job, Scoring):
         if reason is Reason.CANCELLED:
             self._result.cancel()
             return
-        self._result.set_result(Scored(self._judged(), self.queue_seconds, self.prefill_seconds, self.decode_seconds))
+        clock = self.clock
+        scored = Scored(self._judged(), clock.queue_seconds, clock.prefill_seconds, clock.decode_seconds)
+        self._result.set_result(scored)
 
     def fail(self, error: Exception) -> None:
         """See Job."""
@@ -65,7 +67,7 @@ class ScoringJob(Job, Scoring):
         values = self._logprobs[ids]
         async with places:
             async for tokens in request.steps(llm, params_of(len(ids), logprobs=0, choice=forced(ids))):
-                self.prefilled()
+                self.clock.prefill()
                 for token, logprobs in tokens:
                     if token != ids[len(values)] or logprobs is None:
                         raise EngineError("vLLM did not take the candidate's token")
