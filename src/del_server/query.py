@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from del_codec.errors import EngineError, InvalidValue
 from del_codec.frame import Segment
@@ -144,10 +144,7 @@ class Query:
                 self._generation.cancel()
         self.timings.queue = waited + finish.queue_seconds
         self.timings.prefill = finish.prefill_seconds
-        metrics = self._backend.metrics
-        for phase in ("queue", "decode", "prefill", "generate"):
-            metrics.phases[phase].observe(getattr(self.timings, phase))
-        metrics.query_seconds.observe(time.perf_counter() - self._opened)
+        self._backend.metrics.answered(asdict(self.timings), time.perf_counter() - self._opened)
         return Reason.STOP if self._stopped is not None and self._stopped.found else finish.reason
 
     async def _answer(self, generation: Generation, ended: float, send: Callable[[Delta], Awaitable[None]]) -> Finish:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from del_codec.errors import InvalidValue
 from del_codec.frame import Segment
@@ -70,9 +70,7 @@ class Question:
         metrics.tokens["candidate"].inc(sum(map(len, self._candidates)))
         timings.queue = waited + scored.queue_seconds
         timings.prefill, timings.generate = scored.prefill_seconds, scored.score_seconds
-        for phase in ("queue", "decode", "prefill", "generate"):
-            metrics.phases[phase].observe(getattr(timings, phase))
-        metrics.query_seconds.observe(time.perf_counter() - asked)
+        metrics.answered(asdict(timings), time.perf_counter() - asked)
         return scored
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import ProcessCollector, disable_created_metrics, start_http_server
@@ -159,6 +159,12 @@ class Metrics:
         for dtype, size in EMBEDDING_BYTES.items():
             self.embedding_bytes[dtype].inc(tokens * embedding_width * size)
         self.mu.observe(mu)
+
+    def answered(self, phases: Mapping[str, float], seconds: float) -> None:
+        """Count how long a query took that was answered: each of PHASES, and end to end."""
+        for phase in PHASES:
+            self.phases[phase].observe(phases[phase])
+        self.query_seconds.observe(seconds)
 
     def listen(self, host: str, port: int) -> Callable[[], None]:
         """Serve the metrics over HTTP; returns what stops it. Raises InvalidValue if the port can't be had."""
