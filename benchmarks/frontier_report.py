@@ -8,7 +8,6 @@ DOCS/images/frontier-*.svg. A test fails when the page and the files drift apart
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -16,17 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib import pyplot as plt
 
-mpl.use("svg")
-mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "frontier", "font.family": "sans-serif", "font.size": 9})
-
-from matplotlib import pyplot as plt  # noqa: E402
+from benchmarks.report.plots import drawn
+from del_server.evaluation.markdown import markdown_table
 
 HERE = Path(__file__).parent
 RESULTS, DOCS = HERE / "results" / "frontier", HERE.parent / "docs"
 PAPER, QUARTER = "paper", 0.25
 GOALS = {20.0: 0.75, 40.0: 0.85}
+KEYS = ("accuracy", "auc", "kept")
 INTRODUCTION = """# Results: what a codec keeps and what attacks read
 
 Made by `python -m benchmarks.frontier_report` from `benchmarks/results/frontier`, what
@@ -112,20 +110,25 @@ def page(curves: Sequence[Curve], tasks: Sequence[dict[str, Any]]) -> str:
         "",
     ]
     for text in curves[0].texts:
-        parts += [f"## {text}", "", *_table(curves, text), ""]
+        parts += [f"## {text}", "", _table(curves, text), ""]
     return "\n".join([*parts, *_goals(curves), *_understanding(tasks)])
 
 
-def _table(curves: Sequence[Curve], text: str) -> list[str]:
-    lines = ["| codec | seeds | mu | epsilon | retained | 95 % | ASR | by | MAP |", "|" + "---|" * 9]
+def _table(curves: Sequence[Curve], text: str) -> str:
+    columns = ["codec", "seeds", "mu", "epsilon", "retained", "95 %", "ASR", "by", "MAP"]
+    rows = []
     for curve in curves:
         for point in curve.texts[text]:
             kept = point.retained
-            lines.append(
-                f"| {curve.name} | {curve.seeds} | {point.mu:g} | {point.epsilon:.1f} | {kept['mean']:.2f} | "
-                f"{kept['low']:.2f} to {kept['high']:.2f} | {point.asr:.3f} | {point.attack} | {point.single:.3f} |"
-            )
-    return lines
+            cells = [curve.name, str(curve.seeds), f"{point.mu:g}", f"{point.epsilon:.1f}", f"{kept['mean']:.2f}"]
+            cells += [
+                f"{kept['low']:.2f} to {kept['high']:.2f}",
+                f"{point.asr:.3f}",
+                point.attack,
+                f"{point.single:.3f}",
+            ]
+            rows.append(cells)
+    return markdown_table(columns, rows)
 
 
 def _goals(curves: Sequence[Curve]) -> list[str]:
@@ -137,15 +140,15 @@ def _goals(curves: Sequence[Curve]) -> list[str]:
         "far the mean lies above the paper's recipe at the mu where that is least; and the most that is retained on",
         "both texts where the strongest attack reads a quarter or less on both (goal: .40).",
         "",
-        "| codec | seeds | mu 20 | mu 40 | above the paper's, least | retained at ASR <= .25 |",
-        "|---|---|---|---|---|---|",
     ]
     paper = next(curve for curve in curves if curve.name == PAPER)
+    rows = []
     for curve in curves:
         lows = [min(_at(points, mu).retained["low"] for points in curve.texts.values()) for mu in GOALS]
-        cells = [f"{lows[0]:.2f}", f"{lows[1]:.2f}", _above(curve, paper), _quarter(curve)]
-        lines.append(f"| {curve.name} | {curve.seeds} | {' | '.join(cells)} |")
-    return [*lines, ""]
+        cells = [f"{low:.2f}" for low in lows]
+        rows.append([curve.name, str(curve.seeds), *cells, _above(curve, paper), _quarter(curve)])
+    columns = ["codec", "seeds", "mu 20", "mu 40", "above the paper's, least", "retained at ASR <= .25"]
+    return [*lines, markdown_table(columns, rows), ""]
 
 
 def _at(points: Sequence[Point], mu: float) -> Point:
@@ -186,13 +189,12 @@ def _understanding(tasks: Sequence[dict[str, Any]]) -> list[str]:
         "commonest label (goal: .90 at mu 20).",
         "",
     ]
-    lines += ["| result | method | mu | accuracy | AUC | kept |", "|---|---|---|---|---|---|"]
+    rows = []
     for task in tasks:
         for row in task["rows"]:
             setting = f"{row['mu']:g}" if row["bits"] else "-"
-            cells = [_estimate(row[key]) for key in ("accuracy", "auc", "kept")]
-            lines.append(f"| {task['name']} | {row['method']} | {setting} | {' | '.join(cells)} |")
-    return [*lines, ""]
+            rows.append([task["name"], row["method"], setting, *(_estimate(row[key]) for key in KEYS)])
+    return [*lines, markdown_table(["result", "method", "mu", "accuracy", "AUC", "kept"], rows), ""]
 
 
 def _estimate(value: dict[str, float] | None) -> str:
@@ -223,10 +225,7 @@ def _plot(curves: Sequence[Curve], label: str, of: Callable[[Point], float]) -> 
         axes.grid(alpha=0.3)
     figure.axes[0].set(ylabel="retained")
     figure.axes[0].legend(frameon=False)
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    plt.close(figure)
-    return text.getvalue()
+    return drawn(figure)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,17 @@ from pathlib import Path
 import torch
 
 from del_codec.noise import NoiseSetting
-from del_server.commands.evaluate import Bench, add_study_arguments, attack_names
+from del_server.commands.evaluate import UNTRAINED, Bench, add_study_arguments, attack_names
 from del_server.evaluation.attacks import Case
 from del_server.evaluation.channel import BinomialChannel
-from del_server.evaluation.estimate import Estimate
+from del_server.evaluation.estimate import Estimate, highest
 from del_server.evaluation.inversion import InversionConfig
+from del_server.evaluation.markdown import markdown_table
 from del_server.evaluation.report import without_nan
 from del_server.evaluation.scattered import Choice, ScatteredChannel
 from del_server.evaluation.study import Study, Windows, on_host
+from del_server.evaluation.utility import retained
+from del_server.training.text import Ids
 
 ATTACKS = "prior,map,beam,inversion,combined"
 
@@ -58,27 +61,31 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="OUT")
     told = parser.parse_args(words)
     bench = Bench(told)
+    names = attack_names(told.attacks)
+    texts = [bench.windows(path) for path in told.text]
+    public = bench.public() if set(names) - set(UNTRAINED) else None
     rows: list[Row] = []
     for choice in told.choice:
-        rows += measure(bench, choice)
-        print(table(rows[-len(told.share) * len(told.text) :]), flush=True)
+        found = measure(bench, choice, texts, names, public)
+        print(table(found), flush=True)
+        rows += found
     if told.json:
         told.json.write_text(json.dumps(without_nan({"rows": [asdict(row) for row in rows]}), indent=1) + "\n")
     return 0
 
 
-def measure(bench: Bench, choice: Choice) -> list[Row]:
-    """All shares on all texts."""
+def measure(
+    bench: Bench, choice: Choice, texts: Sequence[Windows], names: Sequence[str], public: Ids | None
+) -> list[Row]:
+    """All shares on all texts; public: text to train the attack on that needs training, where one does."""
     told, study = bench.arguments, bench.study
-    names = attack_names(told.attacks)
-    channels = [
-        [_channel(study, index, told, share, choice) for share in told.share] for index in range(len(study.codecs))
-    ]
-    if {"inversion", "combined"} & set(names):
+    codecs = range(len(study.codecs))
+    channels = [[_channel(study, index, told, share, choice) for share in told.share] for index in codecs]
+    if public is not None:
         config = InversionConfig(steps=told.attack_steps, batch=told.attack_batch)
         for index, some in enumerate(channels):
-            study.train_inversion(index, bench.public(), some, told.prompt, config)
-    return [row for path in told.text for row in _rows(study, bench.windows(path), channels, names)]
+            study.train_inversion(index, public, some, told.prompt, config)
+    return [row for text in texts for row in _rows(study, text, channels, names)]
 
 
 def _channel(study: Study, index: int, told: argparse.Namespace, share: float, choice: Choice) -> ScatteredChannel:
@@ -111,12 +118,9 @@ def _rows(
                 share=channel.share,
                 mu=channel.strong.setting.mu(channel.strong.table.spec.dim),
                 weak_mu=channel.weak.setting.mu(channel.weak.table.spec.dim),
-                retained=Estimate.ratio(
-                    [bound.floor - loss for bound, loss in zip(bounds, losses, strict=True)],
-                    [bound.floor - bound.ceiling for bound in bounds],
-                ),
+                retained=retained(losses, bounds),
                 attacks=attacks,
-                strongest=max(attacks, key=lambda name: attacks[name].mean),
+                strongest=highest(attacks),
             )
         )
     return rows
@@ -134,14 +138,14 @@ def table(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table; the strongest attack of each is bold."""
     names = list(rows[0].attacks)
     columns = ["text", "chosen", "share", "mu", "retained", "95 %", *names]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines = []
     for row in rows:
+        kept = row.retained
         cells = [row.text, row.choice, f"{row.share:g}", f"{row.weak_mu:.0f}, else {row.mu:.0f}"]
-        cells += [f"{row.retained.mean:.2f} ± {row.retained.error:.2f}"]
-        cells += [f"{row.retained.low:.2f} to {row.retained.high:.2f}"]
+        cells += [f"{kept.mean:.2f} ± {kept.error:.2f}", f"{kept.low:.2f} to {kept.high:.2f}"]
         cells += [f"**{row.attacks[n]}**" if n == row.strongest else str(row.attacks[n]) for n in names]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(columns, lines)
 
 
 if __name__ == "__main__":

@@ -21,16 +21,8 @@ class ServerProcess:
 
     def resident_bytes(self) -> int:
         """Memory that it holds now."""
-        return self._status("VmRSS")
-
-    def peak_bytes(self) -> int:
-        """The most that it held."""
-        return self._status("VmHWM")
-
-    def _status(self, name: str) -> int:
-        (line,) = [
-            line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if line.startswith(f"{name}:")
-        ]
+        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith("VmRSS:")]
         return int(line.split()[1]) * 1024
 
 

@@ -14,28 +14,34 @@ mpl.use("svg")
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.family": "sans-serif", "font.size": 9})
 
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator  # noqa: E402
 
 
 def svg(run: Run, group: str, plot: Plot) -> str:
     """An <svg> element; "" where fewer than two places were measured."""
-    drawn = lines(run, group, plot)
-    if max((len(points) for points in drawn.values()), default=0) < 2:
+    found = lines(run, group, plot)
+    if max((len(points) for points in found.values()), default=0) < 2:
         return ""
     figure, axes = plt.subplots(figsize=(5.2, 4.0), layout="constrained")
-    for way, points in drawn.items():
+    for way, points in found.items():
         _draw(axes, way, plot.x, points)
     axes.set(xlabel=plot.x, title=plot.title)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(EngFormatter(next(iter(drawn.values()))[0].unit))
+    axes.yaxis.set_major_formatter(EngFormatter(next(iter(found.values()))[0].unit))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(sorted({float(result.at[plot.x]) for points in drawn.values() for result in points}))
+    axes.set_xticks(sorted({float(result.at[plot.x]) for points in found.values() for result in points}))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return drawn(figure)
+
+
+def drawn(figure: Figure) -> str:
+    """A figure, which is closed, as an <svg> element that is the same each time."""
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     plt.close(figure)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from benchmarks.report.results import Result, Run
 from benchmarks.section import Table
+from del_server.evaluation.markdown import markdown_table
 
 Row = tuple[str, ...]
 SMALL = (("s", 1.0, "ms", 1e3), ("ms", 1.0, "µs", 1e3), ("µs", 1.0, "ns", 1e3))
@@ -28,9 +29,8 @@ def table_rows(run: Run, group: str, table: Table) -> list[Row]:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table of GitHub's Markdown."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]) + "\n"
+    """The header and its rows as Markdown."""
+    return markdown_table(rows[0], rows[1:]) + "\n"
 
 
 def _place(value: float | str) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from del_codec.errors import InvalidValue
 from del_server.commands.train_task import FIELD_TOKENS
+from del_server.evaluation.markdown import markdown_table
 from del_server.evaluation.report import without_nan
 from del_server.models import load_model, load_tokenizer
 from del_server.understanding.examples import read_examples
@@ -66,11 +67,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def table(found: list[Row]) -> str:
     """Rows as a Markdown table."""
-    lines = ["| method | mu | bits | accuracy | AUC | kept |", "|---|---|---|---|---|---|"]
+    lines = []
     for row in found:
-        setting = f"{row.mu:g} | {row.bits}" if row.bits else "- | -"
-        lines.append(f"| {row.method} | {setting} | {row.accuracy} | {row.auc or '-'} | {row.kept or '-'} |")
-    return "\n".join(lines)
+        setting = (f"{row.mu:g}", str(row.bits)) if row.bits else ("-", "-")
+        lines.append((row.method, *setting, str(row.accuracy), str(row.auc or "-"), str(row.kept or "-")))
+    return markdown_table(["method", "mu", "bits", "accuracy", "AUC", "kept"], lines)
 
 
 def to_json(found: list[Row], arguments: argparse.Namespace, count: int) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from torch import Tensor
 from del_codec.errors import InvalidValue
 from del_server.evaluation.attacks import Case
 from del_server.evaluation.denoise import DenoisedModel
-from del_server.evaluation.estimate import Estimate
+from del_server.evaluation.estimate import Estimate, highest
+from del_server.evaluation.markdown import markdown_table
 from del_server.evaluation.rivals import (
     GaussianLatents,
     MetricPrivacy,
@@ -26,7 +27,7 @@ from del_server.evaluation.rivals import (
     RoundedEmbeddings,
 )
 from del_server.evaluation.study import Study, Windows, on_host
-from del_server.evaluation.utility import Losses
+from del_server.evaluation.utility import Losses, retained
 
 APPLICABLE = ("prior", "nn", "ml", "map", "beam", "beam-token")
 
@@ -83,9 +84,9 @@ def contest(study: Study, text: Windows, entrants: Sequence[Rival], attacks: Seq
                 bytes_per_token=rival.bytes_per_token,
                 reading=way,
                 nll=Estimate.of(lost),
-                retained=Estimate.ratio(bounds.floor - lost, bounds.floor - bounds.ceiling),
+                retained=retained([lost], [bounds]),
                 attacks=read,
-                strongest=max(read, key=lambda name: read[name].mean),
+                strongest=highest(read),
             )
         )
     return rows
@@ -106,12 +107,12 @@ def rival_table(rows: Sequence[RivalRow]) -> str:
     """Rows as a Markdown table; the strongest attack of each is bold."""
     names = list(dict.fromkeys(name for row in rows for name in row.attacks))
     columns = ["text", "way", "guarantee", "bytes/token", "PPL", "retained", "95 %", *names]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines = []
     for row in rows:
         kept = row.retained
         cells = [row.text, row.name, row.guarantee, f"{row.bytes_per_token:g}", f"{math.exp(row.nll.mean):.1f}"]
         cells += [f"{kept.mean:.2f} ± {kept.error:.2f}", f"{kept.low:.2f} to {kept.high:.2f}"]
         shown = {name: str(estimate) for name, estimate in row.attacks.items()}
         cells += [f"**{shown[name]}**" if name == row.strongest else shown[name] for name in names]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        lines.append(cells)
+    return markdown_table(columns, lines)

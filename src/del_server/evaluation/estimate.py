@@ -9,6 +9,7 @@ as three seeds deserve. With one codec the interval is over texts alone.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,6 +55,11 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} ± {self.error:.3f}"
+
+
+def highest(estimates: Mapping[str, Estimate]) -> str:
+    """The name of the one with the highest mean; "" for none."""
+    return max(estimates, key=lambda name: estimates[name].mean, default="")
 
 
 def _variance_of_mean(values: npt.NDArray[np.float64]) -> tuple[float, int]:

@@ -23,6 +23,7 @@ from del_codec.errors import InvalidValue
 from del_codec.noise import NoiseSetting
 from del_server import lora
 from del_server.evaluation.estimate import Estimate
+from del_server.evaluation.markdown import markdown_table
 from del_server.evaluation.sentence import SentenceEncoder
 from del_server.evaluation.study import Study
 from del_server.evaluation.utility import Reader
@@ -163,10 +164,9 @@ class Writer:
 def generation_table(rows: Sequence[GenerationRow]) -> str:
     """Rows as a Markdown table that names the sentence encoder."""
     encoder = rows[0].encoder if rows else ""
-    lines = [f"| text | way | COH ({encoder}) | 95 % | PPL of the generated text |", "|---|---|---|---|---|"]
+    lines = []
     for row in rows:
         alike = row.coherence
-        lines.append(
-            f"| {row.text} | {row.way} | {alike} | {alike.low:.3f} to {alike.high:.3f} | {row.perplexity:.1f} |"
-        )
-    return "\n".join(lines)
+        cells = [row.text, row.way, str(alike), f"{alike.low:.3f} to {alike.high:.3f}", f"{row.perplexity:.1f}"]
+        lines.append(cells)
+    return markdown_table(["text", "way", f"COH ({encoder})", "95 %", "PPL of the generated text"], lines)

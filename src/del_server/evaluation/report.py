@@ -12,6 +12,7 @@ from del_server.evaluation.contest import RivalRow
 from del_server.evaluation.estimate import CONFIDENCE
 from del_server.evaluation.generation import GenerationRow
 from del_server.evaluation.leakage import DELTA
+from del_server.evaluation.markdown import markdown_table
 from del_server.evaluation.study import Row, TextResult
 
 SCHEMA = "del-evaluation/1"
@@ -58,9 +59,7 @@ def table(results: Sequence[TextResult]) -> str:
     names = list(dict.fromkeys(name for result in results for row in result.rows for name in row.attacks))
     columns = ["text", "mu", "bits", "bytes/token", "PPL", "retained", "95 %", *names]
     columns += ["bits read (of)", "cap, prior", f"eps a token, delta {DELTA:g}"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_cells(row, names)) + " |" for result in results for row in result.rows]
-    return "\n".join(lines)
+    return markdown_table(columns, (_cells(row, names) for result in results for row in result.rows))
 
 
 def _cells(row: Row, names: Sequence[str]) -> list[str]:

@@ -21,10 +21,10 @@ from del_server.codec import ServedCodec
 from del_server.evaluation.attacks import Attacker, Case
 from del_server.evaluation.beam import LanguagePrior
 from del_server.evaluation.channel import BinomialChannel, LatentChannel
-from del_server.evaluation.estimate import Estimate
+from del_server.evaluation.estimate import Estimate, highest
 from del_server.evaluation.inversion import InversionConfig, InversionModel, train_inversion
 from del_server.evaluation.leakage import Leakage
-from del_server.evaluation.utility import Bounds, Losses, Readers
+from del_server.evaluation.utility import Bounds, Losses, Readers, retained
 from del_server.training.objective import Judge
 from del_server.training.text import Ids, windows
 
@@ -176,17 +176,15 @@ class Study:
         bounds: Sequence[Bounds],
         attacks: dict[str, Estimate],
     ) -> Row:
-        kept = [bound.floor - loss for bound, loss in zip(bounds, losses, strict=True)]
-        span = [bound.floor - bound.ceiling for bound in bounds]
         return Row(
             text=text,
             mu=mu,
             bits=setting.bits,
             bytes_per_token=self.codecs[0].table.spec.dim * setting.bits / 8,
             nll=Estimate.of(losses),
-            retained=Estimate.ratio(kept, span),
+            retained=retained(losses, bounds),
             attacks=attacks,
-            strongest=max(attacks, key=lambda name: attacks[name].mean) if attacks else "",
+            strongest=highest(attacks),
             leakage=self._leakage(setting),
         )
 

@@ -6,6 +6,7 @@ Knows nothing of noise: prompts come as embeddings, with the model and the soft 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from del_server.codec import REFERENCES_FOLDER, ServedCodec, load_references
+from del_server.evaluation.estimate import Estimate
 from del_server.lora import load_once
 from del_server.training.objective import Judge, token_nll
 
@@ -90,3 +92,9 @@ class Bounds:
     def perplexities(self) -> dict[str, float]:
         """Of floor, ceiling and plain."""
         return {name: math.exp(float(getattr(self, name).mean())) for name in ("floor", "ceiling", "plain")}
+
+
+def retained(losses: Sequence[Losses], bounds: Sequence[Bounds]) -> Estimate:
+    """(floor - x) / (floor - ceiling), of codecs' losses x [B] and their bounds on the same windows."""
+    kept = [bound.floor - loss for bound, loss in zip(bounds, losses, strict=True)]
+    return Estimate.ratio(kept, [bound.floor - bound.ceiling for bound in bounds])
