@@ -37,6 +37,7 @@ class TestBuiltIn:
         ("kind", "text", "expected"),
         [
             ("email", "write to ada.l+x@mail.example.org.", ["ada.l+x@mail.example.org"]),
+            ("email", "Mail ada@example.org. Then wait.", ["ada@example.org"]),
             ("email", "at noon @ the bar", []),
             (
                 "url",

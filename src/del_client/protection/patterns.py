@@ -121,7 +121,8 @@ def _numeric_date(text: str) -> int:
 LONG_NUMBER = 5
 _IGNORE = re.IGNORECASE
 _BUILT_IN = (
-    Pattern("email", re.compile(r"(?<![\w.%+'-])[\w.%+'-]++@[\w-]++(?:\.[\w-]++)++")),
+    # The last group gives nothing back as it is: before 3.11.5 a possessive one keeps the full stop behind an address.
+    Pattern("email", re.compile(r"(?<![\w.%+'-])[\w.%+'-]++@[\w-]++(?:\.[\w-]++)+")),
     Pattern("url", re.compile(r"(?<![\w])(?:[a-z][a-z0-9+-]{1,15}://|www\.)[^\s<>\"`]+", _IGNORE), _url),
     Pattern("iban", re.compile(r"(?<![^\W_])[A-Z]{2}[0-9]{2}(?:[ -]?[A-Z0-9]){11,30}+", _IGNORE), _iban),
     Pattern("card", re.compile(r"(?<![0-9])[2-6][0-9]{3}(?:[ -]?[0-9]){9,15}(?![0-9])"), _card),
