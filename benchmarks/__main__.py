@@ -36,7 +36,13 @@ def main() -> int:
         return check(arguments.groups or GROUPS)
     if arguments.command == "compare":
         return compare(Run.read(arguments.old), Run.read(arguments.new))
-    settings = Settings(arguments.quick, arguments.engine, arguments.first_token_bound)
+    settings = Settings(
+        quick=arguments.quick,
+        engine=arguments.engine,
+        first_token_bound=arguments.first_token_bound,
+        text=tuple(arguments.text),
+        attack_text=tuple(arguments.attack_text),
+    )
     groups = list(SECTIONS) if arguments.command == "all" else [arguments.command]
     run(groups, settings, arguments.out)
     print(f"{arguments.out}/report.html, report.md, results.json, results.csv")
@@ -80,6 +86,9 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="answers that begin later are no goodput (default: %(default)s)",
     )
+    files = {"type": Path, "nargs": "+", "default": [], "metavar": "FILE"}
+    add("--text", **files, help="for privacy: what attacks are tried on (default: a sample that comes along)")
+    add("--attack-text", **files, help="for privacy: what attacks that learn learn from (default: they are left out)")
 
 
 def _targets(group: str) -> list[Target]:

@@ -19,6 +19,7 @@ from benchmarks.section import Section, Settings
 SECTIONS = {
     "codec": "benchmarks.codec_cost",
     "wire": "benchmarks.wire_cost",
+    "privacy": "benchmarks.privacy_grid",
     "edge": "benchmarks.edge_cost",
     "serving": "benchmarks.serving_load",
 }

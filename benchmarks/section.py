@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
-from benchmarks.report.results import Recorder
+from benchmarks.report.results import Recorder, Run
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command line asks for. first_token_bound: seconds; answers that begin later are no goodput."""
+    """What the command line asks for. first_token_bound: seconds; answers that begin later are no goodput.
+
+    text: what attacks are tried on; none for the sample that comes with the benchmarks. attack_text: what attacks that
+    learn learn from; none leaves them out.
+    """
 
     quick: bool = False
     engine: str = "transformers"
     first_token_bound: float = 2.0
+    text: tuple[Path, ...] = ()
+    attack_text: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,21 +41,41 @@ class Table:
     title: str
     rows: tuple[str, ...]
     names: tuple[str, ...]
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """Figure `name` over `x` where the rest of the place is `where`, a line for each way; both axes logarithmic."""
+    """Figure `name` over `x`, which is on a logarithmic axis, where the rest of the place is `where`.
+
+    A line for each way, and for each value of the places in `by`, which are no part of `where`.
+    """
 
     title: str
     name: str
     x: str
     where: Mapping[str, float | str] = field(default_factory=dict)
+    by: tuple[str, ...] = ()
+    y: Literal["log", "linear"] = "log"
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A table that is worked out from a run's figures: its header and its rows."""
+
+    title: str
+    about: str
+    rows: Sequence[tuple[str, ...]]
+
+
+def no_sheets(run: Run) -> Sequence[Sheet]:  # noqa: ARG001
+    """Of a section that says all in tables and plots."""
+    return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """steps: opens what the work needs (servers, say) and gives the work."""
+    """steps: opens what the work needs (servers, say) and gives the work. sheets: what follows from what was found."""
 
     group: str
     title: str
@@ -55,3 +83,4 @@ class Section:
     steps: Callable[[Settings], AbstractContextManager[list[Step]]]
     tables: tuple[Table, ...]
     plots: tuple[Plot, ...]
+    sheets: Callable[[Run], Sequence[Sheet]] = no_sheets

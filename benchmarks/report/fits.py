@@ -38,12 +38,13 @@ def fit(points: Sequence[tuple[float, float]]) -> Fit | None:
 
 
 def lines(run: Run, group: str, plot: Plot) -> dict[str, list[Result]]:
-    """By way, the results of a plot in the order of its x."""
+    """By what each line is called, the results of a plot in the order of its x."""
     found: dict[str, list[Result]] = {}
     for result in run.of(group):
-        rest = {name: value for name, value in result.at.items() if name != plot.x}
-        if result.name == plot.name and plot.x in result.at and rest == dict(plot.where):
-            found.setdefault(result.way, []).append(result)
+        rest = {name: value for name, value in result.at.items() if name != plot.x and name not in plot.by}
+        if result.name == plot.name and {plot.x, *plot.by} <= set(result.at) and rest == dict(plot.where):
+            line = ", ".join([result.way, *(f"{name} {result.at[name]}" for name in plot.by)])
+            found.setdefault(line, []).append(result)
     return {way: sorted(points, key=lambda result: float(result.at[plot.x])) for way, points in found.items()}
 
 

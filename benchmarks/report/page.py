@@ -10,9 +10,11 @@ from benchmarks.report.fits import growth_rows
 from benchmarks.report.plots import svg
 from benchmarks.report.results import Run
 from benchmarks.report.tables import Row, markdown, table_rows
-from benchmarks.section import Section
+from benchmarks.section import Section, Sheet
 
 TITLE = "DEL: benchmarks"
+# More rows than this are shown when asked for.
+LONG = 26
 GROWTH = "Growth: the exponent of a power law through the medians"
 LEGEND = (
     "Each cell is the median of the repeats, in brackets their quartiles (of fewer than four, the least and the "
@@ -37,8 +39,8 @@ def as_markdown(run: Run, sections: Sequence[Section]) -> str:
         parts += [f"## {section.title}\n", f"{section.about}\n"]
         if note := run.notes.get(section.group):
             parts.append(f"{note}\n")
-        for title, rows in _tables(run, section):
-            parts += [f"### {title}\n", markdown(rows)]
+        for sheet in _sheets(run, section):
+            parts += [f"### {sheet.title}\n", *([f"{sheet.about}\n"] if sheet.about else []), markdown(sheet.rows)]
     return "\n".join(parts)
 
 
@@ -55,8 +57,8 @@ def as_html(run: Run, sections: Sequence[Section]) -> str:
             body.append(f"<p>{_prose(note)}</p>")
         plots = [drawn for plot in section.plots if (drawn := svg(run, section.group, plot))]
         body.append(f'<div class="plots">{"".join(plots)}</div>')
-        for title, rows in _tables(run, section):
-            body += [f"<h3>{escape(title)}</h3>", _table(rows)]
+        for sheet in _sheets(run, section):
+            body += [f"<h3>{escape(sheet.title)}</h3>", f"<p>{_prose(sheet.about)}</p>", _table(sheet.rows)]
     head = f'<meta charset="utf-8"><title>{TITLE}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
@@ -66,19 +68,25 @@ def _prose(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
-def _tables(run: Run, section: Section) -> Iterator[tuple[str, list[Row]]]:
-    """Titles and rows of all that were filled."""
+def _sheets(run: Run, section: Section) -> Iterator[Sheet]:
+    """What follows from the figures, the figures, and how they grow; of each what was filled."""
+    yield from section.sheets(run)
     for table in section.tables:
         rows = table_rows(run, section.group, table)
         if len(rows) > 1:
-            yield table.title, rows
+            yield Sheet(table.title, table.about, rows)
     rows = growth_rows(run, section.group, section.plots)
     if len(rows) > 1:
-        yield GROWTH, rows
+        yield Sheet(GROWTH, "", rows)
 
 
 def _table(rows: Sequence[Row]) -> str:
+    """Folded where it is long."""
+
     def line(row: Row, tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row) + "</tr>"
 
-    return f"<table>{line(rows[0], 'th')}{''.join(line(row, 'td') for row in rows[1:])}</table>"
+    table = f"<table>{line(rows[0], 'th')}{''.join(line(row, 'td') for row in rows[1:])}</table>"
+    if len(rows) <= LONG:
+        return table
+    return f"<details><summary>{len(rows) - 1} rows</summary>{table}</details>"

@@ -28,16 +28,21 @@ def svg(run: Run, group: str, plot: Plot) -> str:
         _draw(axes, way, plot.x, points)
     axes.set(xlabel=plot.x, title=plot.title)
     axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(EngFormatter(next(iter(found.values()))[0].unit))
-    axes.yaxis.set_minor_locator(NullLocator())
+    if plot.y == "log":
+        _logarithmic(axes, next(iter(found.values()))[0].unit)
     axes.set_xticks(sorted({float(result.at[plot.x]) for points in found.values() for result in points}))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return drawn(figure)
+
+
+def _logarithmic(axes: plt.Axes, unit: str) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(EngFormatter(unit))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def drawn(figure: Figure) -> str:

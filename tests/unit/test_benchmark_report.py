@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import harness
-from benchmarks.report.fits import fit, growth_rows
+from benchmarks.report.fits import fit, growth_rows, lines
+from benchmarks.report.page import as_html, as_markdown
 from benchmarks.report.plots import svg
 from benchmarks.report.results import SCHEMA, Recorder, Result, Run
 from benchmarks.report.tables import markdown, quantity, table_rows
-from benchmarks.section import Plot, Section, Settings, Step, Table
+from benchmarks.section import Plot, Section, Settings, Sheet, Step, Table
 from del_codec.errors import ArtifactError
 
 
@@ -142,3 +143,27 @@ def test_a_row_of_growth_for_each_line_with_places_enough() -> None:
     rows = growth_rows(RUN, "x", [Plot("Time by size", "time", "size")])
     assert [row[:3] for row in rows[1:]] == [("time", "size", "ours")]
     assert rows[1][5] == "3"
+
+
+def test_a_plot_has_a_line_for_each_value_that_it_tells_apart() -> None:
+    at = [{"size": size, "bits": bits} for bits in (1, 8) for size in (1, 2)]
+    run = run_of(*(Result("x", "time", "s", "lower", "ours", place, (1.0,)) for place in at))
+    found = lines(run, "x", Plot("Time", "time", "size", by=("bits",)))
+    assert {name: len(points) for name, points in found.items()} == {"ours, bits 1": 2, "ours, bits 8": 2}
+    assert lines(run, "x", Plot("Time", "time", "size")) == {}
+
+
+def test_what_follows_from_figures_comes_first_and_long_tables_are_folded() -> None:
+    def steps(settings: Settings):  # type: ignore[no-untyped-def]
+        raise NotImplementedError
+
+    def sheets(run: Run) -> list[Sheet]:
+        return [Sheet("The answer", "Of it all.", [("a", "b"), (str(len(run.results)), "<2>")])]
+
+    long = run_of(*(result("ours", size, 1.0) for size in range(1, 40)))
+    section = Section("x", "Ex", "About.", steps, (Table("Times", ("size",), ("time",), "All."),), (), sheets)
+    text, page = as_markdown(long, [section]), as_html(long, [section])
+    assert text.index("### The answer\n\nOf it all.\n\n| a | b |") < text.index("### Times\n\nAll.\n")
+    assert "&lt;2&gt;" in page
+    assert page.count("<details>") == 1
+    assert "<summary>39 rows</summary>" in page
