@@ -1,7 +1,8 @@
 """A device at the far end of a cable: sends prompts in one way or another over gRPC and says when an answer began.
 
-A process that answers each line of JSON on its input with one. Everything goes to the same service: what is no private
-prompt rides in the messages' padding, which the server passes over, so that all ways meet the same framing.
+`python -m benchmarks.carried AUTHORITY ADDRESS...` answers each line of JSON on its input with one. Everything goes to
+the same service: what is no private prompt rides in the messages' padding, which the server passes over, so that all
+ways meet the same framing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import numpy as np
@@ -38,6 +42,11 @@ _TABLE = LatentTable.load(codec_folders()[0] / DEVICE_FILE)
 def private(bits: int) -> str:
     """The name of DEL's way with so many bits."""
     return f"DEL, {bits} bit{'s' if bits > 1 else ''}"
+
+
+def undecoded(bits: int) -> str:
+    """The name of the same way to a server whose decoder takes next to no time."""
+    return f"{private(bits)}, no decoder"
 
 
 def messages(way: str, tokens: int) -> Iterator[pb.GenerateRequest]:
@@ -96,17 +105,39 @@ async def _first(stub: rpc.InferenceServiceStub, requests: list[pb.GenerateReque
     return first
 
 
-async def _serve(address: str) -> None:
+def _channel(address: str, authority: bytes) -> grpc.aio.Channel:
+    """With a connection of its own, to "plain://HOST:PORT" or "tls://HOST:PORT"."""
+    scheme, _, target = address.partition("://")
     # Probes for bandwidth are the device's to turn off; a bound on what is on its way would hold large prompts up.
-    async with grpc.aio.insecure_channel(address, options=[("grpc.http2.bdp_probe", 0)]) as channel:
-        stub = rpc.InferenceServiceStub(channel)
-        await _first(stub, list(messages(private(1), 1)))
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1)]
+    if scheme == "tls":
+        return grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(authority), options=options)
+    return grpc.aio.insecure_channel(target, options=options)
+
+
+async def _ask(channel: grpc.aio.Channel, asked: dict[str, Any]) -> list[float]:
+    """Seconds to each prompt's first token, all at once."""
+    stub = rpc.InferenceServiceStub(channel)
+    prompts = [list(messages(asked["way"], asked["tokens"])) for _ in range(asked["streams"])]
+    return await asyncio.gather(*(_first(stub, prompt) for prompt in prompts))
+
+
+async def _serve(authority: bytes, addresses: list[str]) -> None:
+    async with AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(_channel(address, authority)) for address in addresses]
+        for channel in channels:
+            await _ask(channel, {"way": private(1), "tokens": 1, "streams": 1})
         print(json.dumps("ready"), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             asked = json.loads(line)
-            prompts = [list(messages(asked["way"], asked["tokens"])) for _ in range(asked["streams"])]
-            print(json.dumps(await asyncio.gather(*(_first(stub, prompt) for prompt in prompts))), flush=True)
+            door = asked["door"]
+            if asked["fresh"]:
+                async with _channel(addresses[door], authority) as channel:
+                    firsts = await _ask(channel, asked)
+            else:
+                firsts = await _ask(channels[door], asked)
+            print(json.dumps(firsts), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(sys.argv[1]))
+    asyncio.run(_serve(Path(sys.argv[1]).read_bytes(), sys.argv[2:]))

@@ -5,81 +5,61 @@ Two network namespaces, a stub engine behind the real service in one, a device i
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
-from benchmarks.cable import NARROW, SERVER, Cable, refused
-from benchmarks.carried import EMBEDDINGS, PEERS, WIDTH, private
+from benchmarks.cable import NARROW, refused
+from benchmarks.carried import EMBEDDINGS, PEERS, WIDTH, private, undecoded
+from benchmarks.line import Line
 from benchmarks.report.results import Recorder
 from benchmarks.section import Plot, Section, Settings, Step, Table
-from benchmarks.server_process import started
+from benchmarks.wire_server import Door
 
-UNSHAPED = "unshaped"
-RATES = {NARROW: 64e3, "1mbit": 1e6, "20mbit": 20e6, UNSHAPED: 0.0}
+# Bits a second, and as tc writes them.
+RATES = {64e3: NARROW, 1e6: "1mbit", 20e6: "20mbit"}
+UNSHAPED = 0.0
 PROMPT = 256
+MANY = 16
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 LENGTHS = (1, 16, 64, 256, 1024, 4096)
 PEER = "float16 embeddings"
-# Of a link's rate, what a prompt may take: the next longer way would take minutes.
-LONGEST_SECONDS = 25.0
-SETTLE_SECONDS = 0.3
+LINK = "link, kbit/s"
+# Ways whose time to first token is measured over TLS, too.
+OVER_TLS = (private(1), PEER, "plain text")
+REPEATS = 5
 
 
-class Line:
-    """A cable, a server and a device at its ends."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Line:
-        self._cable = self._stack.enter_context(Cable(""))
-        within = self._cable.within(self._cable.server)
-        server = self._stack.enter_context(started("benchmarks.stub", "--host", SERVER, within=within))
-        command = self._cable.within(self._cable.device, sys.executable, "-m", "benchmarks.carried", server.address)
-        self._device = self._stack.enter_context(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        )
-        self._stack.callback(self._device.kill)
-        self._device.stdout.readline()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
-    def shape(self, rate: str) -> None:
-        """One of RATES."""
-        self._cable.shape("" if rate == UNSHAPED else rate)
-
-    def ask(self, way: str, tokens: int, streams: int = 1) -> tuple[list[float], int, int]:
-        """Seconds to the first token of so many prompts at once; bytes of frames up and down, all of them together."""
-        up, down = self._cable.carried()
-        self._device.stdin.write(json.dumps({"way": way, "tokens": tokens, "streams": streams}) + "\n")
-        self._device.stdin.flush()
-        firsts = json.loads(self._device.stdout.readline())
-        time.sleep(SETTLE_SECONDS)  # what is still on its way belongs to these
-        up_after, down_after = self._cable.carried()
-        return firsts, up_after - up, down_after - down
+def tls(on: bool) -> str:
+    """As places name it."""
+    return "on" if on else "off"
 
 
-def bytes_a_token(line: Line, way: str, tokens: int, streams: int, record: Recorder) -> None:
-    """From the device, headers of Ethernet, IP and TCP and acknowledgements included."""
-    _, up, down = line.ask(way, tokens, streams)
-    at = {"prompt tokens": tokens, "streams": streams}
+def bytes_a_token(line: Line, on: bool, way: str, tokens: int, streams: int, record: Recorder) -> None:
+    """From the device, headers of Ethernet, IP and TCP and acknowledgements included; at a door without a decoder."""
+    passed = line.ask(Door(on, decoded=False), way, tokens, streams)
+    at = {"prompt tokens": tokens, "streams": streams, "TLS": tls(on)}
     peer = "" if way == PEER else PEER
-    record.add("bytes up a token", up / (tokens * streams), "B", "lower", way, at, peer)
-    record.add("bytes down a prompt", down / streams, "B", "lower", way, at)
+    record.add("bytes up a token", passed.up / (tokens * streams), "B", "lower", way, at, peer)
+    record.add("bytes down a prompt", passed.down / streams, "B", "lower", way, at)
 
 
-def first_token(line: Line, rate: str, way: str, record: Recorder) -> None:
+def connection_bytes(line: Line, on: bool, record: Recorder) -> None:
+    """Of a connection that is opened, asked for one token after a prompt of one, and closed."""
+    passed = line.ask(Door(on, decoded=False), private(1), 1, fresh=True)
+    for name, count in (("up", passed.up), ("down", passed.down)):
+        record.add(f"bytes {name}, new connection", count, "B", "lower", private(1), {"TLS": tls(on)})
+
+
+def first_token(line: Line, on: bool, rate: float, way: str, record: Recorder) -> None:
     """Time to first token of PROMPT tokens over a shaped cable."""
-    line.shape(rate)
-    (first,), _, _ = line.ask(way, PROMPT)
-    record.add("first token", first, "s", "lower", way, {"link": rate}, "" if way == PEER else PEER)
+    line.shape(RATES.get(rate, ""))
+    decoded = way not in map(undecoded, BITS)
+    (first,) = line.ask(Door(on, decoded), way, PROMPT).firsts
+    line.shape("")
+    name = "first token" if rate else "first token, unshaped"
+    at = {"TLS": tls(on), **({LINK: rate / 1e3} if rate else {})}
+    record.add(name, first, "s", "lower", way, at, "" if way == PEER else PEER)
 
 
 def payload_bytes(way: str, tokens: int) -> float:
@@ -90,58 +70,90 @@ def payload_bytes(way: str, tokens: int) -> float:
     return tokens * sizes.get(way, 1536 if way.startswith("JSON") else 4)
 
 
-def bearable(way: str, rate: str) -> bool:
-    """Whether a prompt passes soon enough to be measured."""
-    return not RATES[rate] or 8 * payload_bytes(way, PROMPT) / RATES[rate] < LONGEST_SECONDS
+def bearable(way: str, rate: float, seconds: float) -> bool:
+    """Whether a prompt passes within so many seconds."""
+    return not rate or 8 * payload_bytes(way, PROMPT) / rate < seconds
+
+
+def counted(line: Line, quick: bool) -> list[Step]:
+    """Every way at every length, with TLS and without; quick: with TLS at one length."""
+    ways = [*(private(bits) for bits in ((1, 4, 8) if quick else BITS)), *PEERS]
+    lengths = (1, PROMPT) if quick else LENGTHS
+    places = [(on, tokens, 1) for on in (False, True) for tokens in lengths if tokens == PROMPT or not (on and quick)]
+    places += [(on, PROMPT, MANY) for on in ((False,) if quick else (False, True))]
+    return [
+        Step(
+            f"bytes: {way}, {tokens} tokens, {streams} at once, TLS {tls(on)}",
+            partial(bytes_a_token, line, on, way, tokens, streams),
+        )
+        for way in ways
+        for on, tokens, streams in places
+    ] + [Step(f"bytes of a connection, TLS {tls(on)}", partial(connection_bytes, line, on)) for on in (False, True)]
+
+
+def begun(line: Line, quick: bool) -> list[Step]:
+    """Every way over every link that it passes in bearable time; some over TLS, too."""
+    bits, seconds = ((1, 4, 8), 5.0) if quick else (BITS, 25.0)
+    ways = [*map(private, bits), undecoded(1), undecoded(8), *PEERS]
+    rates = [rate for rate in (*RATES, UNSHAPED) if rate != 1e6 or not quick]
+    over_tls = () if quick else OVER_TLS
+    return [
+        Step(f"{way} at {RATES.get(rate, 'any rate')}, TLS {tls(on)}", partial(first_token, line, on, rate, way))
+        for rate in rates
+        for on in (False, True)
+        for way in ways
+        if bearable(way, rate, seconds) and (way in over_tls or not on)
+    ]
 
 
 @contextmanager
 def steps(settings: Settings) -> Iterator[list[Step]]:
-    """Bytes on a cable without a bound; then the first token over each rate, where a prompt takes bearable time."""
+    """Bytes on a cable without a bound, and the first token over each rate, in turns."""
     if reason := refused():
         raise SystemExit(f"the wire's benchmark needs network namespaces: {reason}")
-    quick = settings.quick
-    ways = [*(private(bits) for bits in ((1, 4, 8) if quick else BITS)), *PEERS]
-    places = dict.fromkeys([*((length, 1) for length in ((1, 64) if quick else LENGTHS)), (PROMPT, 1), (PROMPT, 16)])
-    rates = (NARROW, "20mbit", UNSHAPED) if quick else tuple(RATES)
     with Line() as line:
-        counted = [
-            Step(
-                f"bytes: {way}, {tokens} tokens, {streams} at once", partial(bytes_a_token, line, way, tokens, streams)
-            )
-            for way in ways
-            for tokens, streams in places
-        ]
-        begun = [
-            Step(f"{way} at {rate}", partial(first_token, line, rate, way))
-            for rate in rates
-            for _ in range(1 if quick else 5)
-            for way in ways
-            if bearable(way, rate)
-        ]
-        yield [*counted * (1 if quick else 3), *begun]
+        yield (counted(line, settings.quick) + begun(line, settings.quick)) * (1 if settings.quick else REPEATS)
 
 
 SECTION = Section(
     group="wire",
     title="The wire",
     about=(
-        "Frames on a cable between two network namespaces, counted by the kernel: Ethernet, IP, TCP, HTTP/2 and gRPC "
-        "are all in it. Every way goes through the same service on a warm connection, an answer of one token, a stub "
-        f"for an engine. `first token` is of {PROMPT} tokens; it includes what the server's decoder computes, which "
-        "private prompts alone need, and nothing of what a server does with embeddings or text. A link on which a "
-        f"way would take longer than {LONGEST_SECONDS:g} s is left out. Embeddings are {WIDTH} wide, SmolLM2's, and "
-        "hide nothing."
+        "Frames on a cable between two network namespaces, counted by the kernel: Ethernet, IP, TCP, TLS where it is "
+        "on, HTTP/2 and gRPC are all in it. Every way goes through the same service on a warm connection, all prompts "
+        f"on one, an answer of one token, a stub for an engine. `first token` is of {PROMPT} tokens; it includes what "
+        "the server's decoder computes, which private prompts alone need, and nothing of what a server does with "
+        "embeddings or text; `no decoder` is a server that decodes in next to no time. A link lets 2 kB (16 kB from 1 "
+        "Mbit/s) pass at once before it is slow, and one on which a way would take half a minute is left out. "
+        f"Embeddings are {WIDTH} wide, SmolLM2's, and hide nothing."
     ),
     steps=steps,
     tables=(
-        Table("Bytes from the device, a token of the prompt", ("prompt tokens", "streams"), ("bytes up a token",)),
+        Table(
+            "Bytes from the device, a token of the prompt", ("prompt tokens", "streams", "TLS"), ("bytes up a token",)
+        ),
         Table(
             "Bytes to the device, a prompt whose answer is one token",
-            ("prompt tokens", "streams"),
+            ("prompt tokens", "streams", "TLS"),
             ("bytes down a prompt",),
         ),
-        Table(f"Time to first token of {PROMPT} tokens, by link", ("link",), ("first token",)),
+        Table(
+            "Bytes of a new connection that carries one token each way",
+            ("TLS",),
+            ("bytes up, new connection", "bytes down, new connection"),
+        ),
+        Table(f"Time to first token of {PROMPT} tokens, by link", (LINK, "TLS"), ("first token",)),
+        Table(
+            f"Time to first token of {PROMPT} tokens over a link without a bound", ("TLS",), ("first token, unshaped",)
+        ),
     ),
-    plots=(Plot("Bytes up a token, by prompt length", "bytes up a token", "prompt tokens", where={"streams": 1}),),
+    plots=(
+        Plot(
+            "Bytes up a token, by prompt length",
+            "bytes up a token",
+            "prompt tokens",
+            where={"streams": 1, "TLS": tls(False)},
+        ),
+        Plot("Time to first token, by link", "first token", LINK, where={"TLS": tls(False)}),
+    ),
 )

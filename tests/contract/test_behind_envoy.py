@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from certificates import Authority
 from serving import StartServer
 
+from benchmarks.certificates import Authority
 from del_client import AsyncClient, Ledger
 from del_client.access import Access
 from del_client.retrying import Patience

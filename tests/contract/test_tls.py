@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import DAY, Authority
 from cryptography import x509
 from serving import Serving, StartServer
 
+from benchmarks.certificates import DAY, Authority
 from del_client.access import Access
 from del_client.query import GenerationOptions, Query
 from del_client.transport import Transport

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from certificates import Authority
 from rendered import ROOT
 
+from benchmarks.certificates import Authority
 from del_server.service.listening import LEAST_PING_SECONDS
 
 EXAMPLE = ROOT / "deploy" / "envoy" / "envoy.yaml"

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from certificates import Authority
 from server_process import SERVE, running
+
+from benchmarks.certificates import Authority
 
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "docker" / "health.py"
 HEALTH = [sys.executable, str(SCRIPT)]

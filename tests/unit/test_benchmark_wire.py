@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.cable import SERVER, Cable, refused
 from benchmarks.carried import CHARACTERS, IDS, JSON, PEERS, PLAIN, WIDTH, messages, private
-from benchmarks.wire_cost import RATES, bearable, payload_bytes
+from benchmarks.line import Line
+from benchmarks.wire_cost import RATES, UNSHAPED, bearable, counted, payload_bytes
+from benchmarks.wire_server import DOORS, Door, behind
+from del_codec.encode import encode
+from del_codec.errors import FrameError
+from del_codec.noise import NoiseSetting
+from del_server.app import load
+from del_server.backend import Backend
+from del_server.config import ServeConfig
 
 TOKENS = 100
+
+
+@pytest.fixture(scope="module")
+def backend(tiny_model: Path, tiny_codec: Path) -> Backend:
+    return load(ServeConfig(model=str(tiny_model), codecs=(tiny_codec,), device="cpu"))
 
 
 def padding_of(way: str) -> bytes:
@@ -53,5 +72,42 @@ def test_every_message_is_one_that_a_server_takes(way: str) -> None:
 
 
 def test_what_would_take_minutes_is_left_out() -> None:
-    assert all(bearable(private(8), rate) for rate in RATES)
-    assert not bearable("float32 embeddings", "64kbit")
+    assert all(bearable(private(8), rate, 25.0) for rate in (*RATES, UNSHAPED))
+    assert not bearable("float32 embeddings", 64e3, 25.0)
+    assert bearable("float32 embeddings", UNSHAPED, 25.0)
+
+
+def test_every_way_is_counted_at_every_length_with_tls_and_without() -> None:
+    steps = {step.label for step in counted(Line(), quick=False)}
+    ways = [*map(private, range(1, 9)), *PEERS]
+    for way, on in product(ways, ("on", "off")):
+        assert {
+            f"bytes: {way}, {tokens} tokens, 1 at once, TLS {on}" for tokens in (1, 16, 64, 256, 1024, 4096)
+        } < steps
+        assert f"bytes: {way}, 256 tokens, 16 at once, TLS {on}" in steps
+
+
+@pytest.mark.skipif(bool(refused()), reason=refused())
+def test_the_kernel_counts_what_passes_a_cable() -> None:
+    with Cable("") as cable:
+        before = cable.carried()
+        send = f"import socket; socket.socket(type=socket.SOCK_DGRAM).sendto(bytes(1000), ({SERVER!r}, 9))"
+        subprocess.run(cable.within(cable.device, sys.executable, "-c", send), check=True)
+        up, down = (after - was for after, was in zip(cable.carried(), before, strict=True))
+    # Ethernet, IP and UDP have headers of 14, 20 and 8 bytes; the two sides look each other up besides.
+    assert 1042 <= up < 1500
+    assert down < 1042
+
+
+class TestDoors:
+    def test_each_has_an_engine_and_metrics_of_its_own(self, backend: Backend) -> None:
+        servers = [behind(door, backend) for door in DOORS]
+        assert len({id(server.engine) for server in servers}) == len({id(server.metrics) for server in servers}) == 4
+        assert {(door.tls, door.decoded) for door in DOORS} == set(product((False, True), repeat=2))
+
+    def test_without_a_decoder_private_prompts_are_still_read_and_checked(self, backend: Backend) -> None:
+        (codec,) = behind(Door(tls=False, decoded=False), backend).codecs
+        segment = encode(codec.table, [1, 2, 3], NoiseSetting.from_mu(8.0, codec.table.spec.dim, 2))
+        assert codec.decoder([segment]).shape == (3, codec.table.spec.embedding_width)
+        with pytest.raises(FrameError):
+            codec.decoder([replace(segment, payload=b"")])

@@ -1,4 +1,4 @@
-"""Certificates for tests: an authority of our own, and what it vouches for."""
+"""Certificates for tests and benchmarks: an authority of our own, and what it vouches for."""
 
 from __future__ import annotations
 
