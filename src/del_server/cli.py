@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "make a codec for a model",
     "evaluate": "measure what a codec is worth and what it gives away",
     "calibrate": "find the noise at which an attack reads a wanted share of tokens",
+    "audit": "try to refute what is certified, from what a server receives",
     "train-task": "add a question about private texts to a codec",
     "evaluate-task": "measure how well such a question is answered",
 }

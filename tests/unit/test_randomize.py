@@ -23,6 +23,7 @@ from del_codec.keystream import keystream
 from del_codec.laws import LAWS, Binomials, Coins, RandomBytes
 from del_codec.noise import GRID, NoiseSetting
 from del_codec.randomize import randomize
+from del_server.evaluation.audit.goodness import cells
 
 Levels = npt.NDArray[np.uint8]
 
@@ -63,24 +64,13 @@ def p_value(levels: Levels, threshold: int, bits: int) -> float:
     trials, p = (1 << bits) - 1, threshold / GRID
     ones = stats.binomtest(int(levels.sum(dtype=np.int64)), trials * levels.size, p).pvalue
     expected = levels.size * stats.binom.pmf(np.arange(trials + 1), trials, p)
-    cell_of = _cells(expected)
+    cell_of = cells(expected, LEAST_EXPECTED)
     observed = np.bincount(cell_of[levels])
     expected = np.bincount(cell_of, weights=expected)
     if len(expected) == 1:
         return float(ones)
     shape = stats.chi2.sf(((observed - expected) ** 2 / expected).sum(), len(expected) - 1)
     return float(min(ones, shape))
-
-
-def _cells(expected: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Cell of each level: neighbours share one until it expects enough draws for the chi-square law."""
-    cells, mass, cell = np.zeros(len(expected), dtype=np.int64), 0.0, 0
-    for level, mean in enumerate(expected):
-        cells[level] = cell
-        mass += mean
-        if mass >= LEAST_EXPECTED and expected[level + 1 :].sum() >= LEAST_EXPECTED:
-            cell, mass = cell + 1, 0.0
-    return cells
 
 
 @pytest.mark.parametrize("bits", BITS)
