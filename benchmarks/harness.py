@@ -22,6 +22,7 @@ SECTIONS = {
     "privacy": "benchmarks.privacy_grid",
     "edge": "benchmarks.edge_cost",
     "serving": "benchmarks.serving_load",
+    "growth": "benchmarks.growth",
 }
 
 

@@ -10,6 +10,7 @@ from del_server.evaluation.markdown import markdown_table
 
 Row = tuple[str, ...]
 SMALL = (("s", 1.0, "ms", 1e3), ("ms", 1.0, "µs", 1e3), ("µs", 1.0, "ns", 1e3))
+LARGE = (("B", 1e4, "kB", 1e-3), ("kB", 1e4, "MB", 1e-3), ("MB", 1e4, "GB", 1e-3))
 
 
 def table_rows(run: Run, group: str, table: Table) -> list[Row]:
@@ -70,6 +71,9 @@ def _scaled(value: float, unit: str) -> tuple[float, str]:
     for have, below, smaller, factor in SMALL:
         if unit == have and 0 < abs(value) < below:
             return _scaled(value * factor, smaller)
+    for have, above, larger, factor in LARGE:
+        if unit == have and abs(value) >= above:
+            return _scaled(value * factor, larger)
     return value, unit
 
 

@@ -86,6 +86,7 @@ def test_quantities_have_three_digits_and_a_unit_that_suits() -> None:
     shown = [quantity(value, "s") for value in (0.0, 1234.5, 1.2345, 0.0123, 4.56e-5, 7e-9)]
     assert shown == ["0 s", "1234 s", "1.23 s", "12.3 ms", "45.6 µs", "7 ns"]
     assert quantity(0.5, "tokens/s") == "0.5 tokens/s"
+    assert [quantity(value, "B") for value in (2120.0, 3.34e6, 7.4e8)] == ["2120 B", "3340 kB", "740 MB"]
 
 
 def test_a_plot_has_a_line_for_each_way() -> None:
