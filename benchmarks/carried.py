@@ -35,6 +35,7 @@ TEXT = "the quick brown fox jumps over the lazy dog and is not seen again, "
 CHARACTERS = 4
 EMBEDDINGS = {"float32 embeddings": np.float32, "float16 embeddings": np.float16, "int8 embeddings": np.int8}
 JSON, IDS, PLAIN = "JSON, base64 of float16", "token ids", "plain text"
+UNDECODED = ", no decoder"
 PEERS = (*EMBEDDINGS, JSON, IDS, PLAIN)
 _TABLE = LatentTable.load(codec_folders()[0] / DEVICE_FILE)
 
@@ -46,7 +47,7 @@ def private(bits: int) -> str:
 
 def undecoded(bits: int) -> str:
     """The name of the same way to a server whose decoder takes next to no time."""
-    return f"{private(bits)}, no decoder"
+    return f"{private(bits)}{UNDECODED}"
 
 
 def messages(way: str, tokens: int) -> Iterator[pb.GenerateRequest]:

@@ -9,16 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from benchmarks.break_even import HEADER, break_even_row, costs, found, results_at
 from benchmarks.cable import NARROW, refused
-from benchmarks.carried import EMBEDDINGS, PEERS, WIDTH, private, undecoded
+from benchmarks.carried import EMBEDDINGS, PEERS, UNDECODED, WIDTH, private, undecoded
 from benchmarks.line import Line
-from benchmarks.report.results import Recorder
-from benchmarks.section import Plot, Section, Settings, Step, Table
+from benchmarks.report.results import Recorder, Run
+from benchmarks.section import Plot, Section, Settings, Sheet, Step, Table
 from benchmarks.wire_server import Door
 
 # Bits a second, and as tc writes them.
 RATES = {64e3: NARROW, 1e6: "1mbit", 20e6: "20mbit"}
 UNSHAPED = 0.0
+GROUP = "wire"
 PROMPT = 256
 MANY = 16
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -115,8 +117,28 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
         yield (counted(line, settings.quick) + begun(line, settings.quick)) * (1 if settings.quick else REPEATS)
 
 
+def sheets(run: Run) -> list[Sheet]:
+    """Where DEL breaks even with each other way, without TLS."""
+    off = {"TLS": tls(False)}
+    counted_bytes = results_at(run, GROUP, "bytes up a token", **{"prompt tokens": PROMPT, "streams": 1}, **off)
+    timed = results_at(run, GROUP, "first token", **off)
+    known = costs(counted_bytes, results_at(run, GROUP, "first token, unshaped", **off), PROMPT, UNDECODED)
+    rows = [
+        break_even_row(mine, other, found(timed, mine.way, other.way, LINK))
+        for mine in known
+        for other in known
+        if mine.way.startswith("DEL") and not other.way.startswith("DEL")
+    ]
+    about = (
+        f"`sooner below` is the rate of a link below which the answer to {PROMPT} tokens begins sooner than in the "
+        "other way: bytes saved over seconds later, in brackets what the spread of the seconds allows. `measured` says "
+        "where it did over the links that both were timed on."
+    )
+    return [Sheet("Where compact codes break even", about, [HEADER, *rows])] if rows else []
+
+
 SECTION = Section(
-    group="wire",
+    group=GROUP,
     title="The wire",
     about=(
         "Frames on a cable between two network namespaces, counted by the kernel: Ethernet, IP, TCP, TLS where it is "
@@ -128,6 +150,7 @@ SECTION = Section(
         f"Embeddings are {WIDTH} wide, SmolLM2's, and hide nothing."
     ),
     steps=steps,
+    sheets=sheets,
     tables=(
         Table(
             "Bytes from the device, a token of the prompt", ("prompt tokens", "streams", "TLS"), ("bytes up a token",)
