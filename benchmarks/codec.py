@@ -1,4 +1,4 @@
-"""Targets of the codec: size of what is shipped, and speed of encoding beside that of the tokenizer."""
+"""Targets of the codec: size of what is shipped, speed of encoding beside that of the tokenizer, the estimate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cache, partial
 
 from tokenizers import Tokenizer
 
+from benchmarks.estimate_error import Error, error_of
 from benchmarks.stopwatch import median_seconds
 from benchmarks.target import Target
 from del_codec.encode import encode
@@ -65,6 +66,21 @@ def first_encode_milliseconds() -> float:
     return statistics.median(times) * 1e3
 
 
+def worst_bias() -> float:
+    """Of the estimate's mean errors at 1 to 8 bits and some dimensions, the largest in standard errors."""
+    return max(abs(error.bias) / error.deviation for error in _errors())
+
+
+def worst_variance() -> float:
+    """Of the estimate's variances there, the farthest from theory's (dA^2 - |v|^2)/u, as a share of that."""
+    return max(abs(error.variance - 1) for error in _errors())
+
+
+@cache
+def _errors() -> list[Error]:
+    return [error_of(bits, dim) for bits in range(1, 9) for dim in (16, 64, 256)]
+
+
 @cache
 def _subject() -> tuple[Tokenizer, LatentTable, str]:
     """Tokenizer and table of the first shipped codec, and a text of TOKENS tokens: its card, repeated."""
@@ -85,4 +101,7 @@ TARGETS = [
     ),
     *(Target(f"codec.randomness_share_n{bits}", 0.5, "at most", partial(randomness_share, bits)) for bits in RATIOS),
     Target("codec.first_encode_n8_ms", 250, "at most", first_encode_milliseconds),
+    # Of 24 places, one in seven hundred runs leaves four standard errors by chance.
+    Target("codec.worst_bias_standard_errors", 4, "at most", worst_bias),
+    Target("codec.worst_variance_off_theory", 0.01, "at most", worst_variance),
 ]

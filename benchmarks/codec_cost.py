@@ -2,220 +2,175 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from bitarray.util import int2ba
 
+from benchmarks.codec_ways import (
+    IDS,
+    MU,
+    SHIPPED_DIM,
+    TOKENS,
+    bitarray_pack,
+    casts,
+    distributions_encoding,
+    drawing,
+    encoding,
+    moving,
+    numpy_encoding,
+    numpy_pack,
+    numpy_unpack,
+    table_of,
+    torch_encoding,
+)
+from benchmarks.estimate_error import estimate_error
+from benchmarks.random_codec import WIDTH
 from benchmarks.report.results import Recorder
 from benchmarks.section import Plot, Section, Settings, Step, Table
+from benchmarks.server_decoding import DECODE, ENCODE_ON_GPU, cpu_cost, gpu_cost, no_gpu
+from benchmarks.server_decoding import TOKENS as DECODED
 from benchmarks.turns import in_turns
 from del_codec.bitpack import pack
-from del_codec.encode import encode
-from del_codec.frame import PrivateSegment
-from del_codec.keystream import keystream
-from del_codec.noise import GRID, LATENT_MAX, NoiseSetting
+from del_codec.noise import NoiseSetting
 from del_codec.randomize import randomize
-from del_codec.shipped import DEVICE_FILE, codec_folders
-from del_codec.spec import CodecSpec
-from del_codec.table import LatentTable
 
-TOKENS = 256
-MU = 8.0
-WIDTH = 576
-SHIPPED_DIM = 64
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 DIMS = (16, 32, 64, 128, 256)
-IDS = np.arange(1000, 1000 + TOKENS)
-DEL, NUMPY = "DEL", "numpy binomial, packbits"
-ESTIMATES = 1 << 12
-Levels = npt.NDArray[np.uint8]
+DEL, NUMPY, UNPACKBITS = "DEL", "numpy binomial, packbits", "numpy unpackbits"
+RANDOM_LIMIT, MEMORY_LIMIT = "limit: its random bytes alone", "limit: a copy of rows and payload"
+Works = Mapping[str, Callable[[], object]]
+Way = tuple[int, int]
 
 
-@cache
-def table_of(dim: int) -> LatentTable:
-    """The shipped codec's, or one of random latents where that has another dimension."""
-    if dim == SHIPPED_DIM:
-        return LatentTable.load(codec_folders()[0] / DEVICE_FILE)
-    spec = CodecSpec("none", "0" * 64, dim, 4096, WIDTH, "0" * 64, "", 1000, 60_000)
-    latents = np.random.default_rng(0).integers(-LATENT_MAX, LATENT_MAX + 1, (4096, dim)).astype(np.int8)
-    return LatentTable.from_bytes(LatentTable.to_bytes(spec, latents, np.ones(4096, dtype=np.uint32)))
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Where encoding and decoding, and where the server's decoder are looked at, as (bits, dim); how often.
+
+    slow_repeats: of the server's decoder; estimates: of errors.
+    """
+
+    places: tuple[Way, ...]
+    decoded: tuple[Way, ...]
+    repeats: int
+    slow_repeats: int
+    estimates: int
 
 
-def encoding(bits: int, dim: int = SHIPPED_DIM) -> Callable[[], PrivateSegment]:
-    """A call that encodes TOKENS tokens."""
-    return partial(encode, table_of(dim), IDS, NoiseSetting.from_mu(MU, dim, bits))
-
-
-def numpy_encoding(bits: int, dim: int) -> Callable[[], bytes]:
-    """The same law by numpy's generator, which is not one for secrets."""
-    chances, levels = _chances(bits, dim), (1 << bits) - 1
-    generator = np.random.default_rng(0)
-    return lambda: numpy_pack(generator.binomial(levels, chances()).astype(np.uint8), bits)
-
-
-def torch_encoding(bits: int, dim: int) -> Callable[[], bytes]:
-    """By torch.binomial."""
-    chances, levels = _chances(bits, dim), float((1 << bits) - 1)
-
-    def work() -> bytes:
-        chance = torch.from_numpy(chances()).float()
-        return numpy_pack(torch.binomial(torch.full_like(chance, levels), chance).to(torch.uint8).numpy(), bits)
-
-    return work
-
-
-def distributions_encoding(bits: int, dim: int) -> Callable[[], bytes]:
-    """By torch.distributions."""
-    chances, levels = _chances(bits, dim), (1 << bits) - 1
-
-    def work() -> bytes:
-        law = torch.distributions.Binomial(levels, torch.from_numpy(chances()).float())
-        return numpy_pack(law.sample().to(torch.uint8).numpy(), bits)
-
-    return work
-
-
-def _chances(bits: int, dim: int) -> Callable[[], npt.NDArray[np.float64]]:
-    table, setting = table_of(dim), NoiseSetting.from_mu(MU, dim, bits)
-    every = np.arange(-LATENT_MAX, LATENT_MAX + 1).astype(np.int8)
-    chance_of = setting.thresholds(every) / GRID
-    return lambda: chance_of[table.rows(IDS).astype(np.int16) + LATENT_MAX]
-
-
-def numpy_pack(levels: Levels, bits: int) -> bytes:
-    """Bit by bit."""
-    places = np.arange(bits - 1, -1, -1, dtype=np.uint8)
-    return np.packbits((levels.reshape(-1, 1) >> places) & 1).tobytes()
-
-
-def bitarray_pack(levels: Levels, bits: int) -> bytes:
-    """Integer by integer, as bitarray's documentation shows."""
-    packed = int2ba(0, 1)[:0]
-    for level in levels.ravel().tolist():
-        packed += int2ba(level, bits)
-    return packed.tobytes()
-
-
-def numpy_unpack(payload: bytes, count: int, bits: int) -> Levels:
-    """The way back."""
-    spread = np.unpackbits(np.frombuffer(payload, dtype=np.uint8), count=count * bits).reshape(-1, bits)
-    return (spread << np.arange(bits - 1, -1, -1, dtype=np.uint8)).sum(axis=1, dtype=np.uint8)
+FULL = Scale(
+    places=tuple(product(BITS, DIMS)),
+    decoded=(*((bits, SHIPPED_DIM) for bits in BITS), *((1, dim) for dim in DIMS if dim != SHIPPED_DIM)),
+    repeats=31,
+    slow_repeats=7,
+    estimates=5,
+)
+QUICK = Scale(
+    places=(*((bits, SHIPPED_DIM) for bits in (1, 2, 4, 8)), (1, 16), (1, 256), (8, 16), (8, 256)),
+    decoded=((1, 16), (1, SHIPPED_DIM), (8, SHIPPED_DIM), (1, 256)),
+    repeats=7,
+    slow_repeats=3,
+    estimates=1,
+)
 
 
 def encode_cost(bits: int, dim: int, repeats: int, record: Recorder) -> None:
-    """All ways, and the parts of ours. Random bytes: a byte a coordinate, two above one bit, before ties."""
-    drawn = TOKENS * dim * (1 if bits == 1 else 2)
-    segment = encoding(bits, dim)()
-    works: dict[str, Callable[[], object]] = {
+    """All ways, and what no encoder can do without."""
+    works: Works = {
         DEL: encoding(bits, dim),
         NUMPY: numpy_encoding(bits, dim),
         "torch.binomial": torch_encoding(bits, dim),
         "torch.distributions": distributions_encoding(bits, dim),
-        "limit: its random bytes alone": partial(keystream, drawn),
-        "limit: a copy of its payload": lambda: bytearray(segment.payload),
+        RANDOM_LIMIT: drawing(bits, dim),
+        MEMORY_LIMIT: moving(bits, dim),
     }
-    _record(record, "encode", works, {"bits": bits, "dim": dim}, repeats, NUMPY)
+    peers = {**dict.fromkeys(works, NUMPY), RANDOM_LIMIT: DEL, MEMORY_LIMIT: DEL}
+    _record(record, "encode", works, {"bits": bits, "dim": dim}, repeats, peers)
 
 
-def parts_cost(bits: int, repeats: int, record: Recorder) -> None:
+def parts_cost(bits: int, dim: int, repeats: int, record: Recorder) -> None:
     """Shares of one encoding."""
-    setting, table = NoiseSetting.from_mu(MU, SHIPPED_DIM, bits), table_of(SHIPPED_DIM)
-    rows = table.rows(IDS)
-    levels = randomize(rows, setting)
-    works: dict[str, Callable[[], object]] = {
-        "whole": encoding(bits),
-        "randomness": partial(keystream, TOKENS * SHIPPED_DIM * (1 if bits == 1 else 2)),
+    rows = table_of(dim).rows(IDS)
+    levels = randomize(rows, NoiseSetting.from_mu(MU, dim, bits))
+    works: Works = {
+        "whole": encoding(bits, dim),
+        "randomness": drawing(bits, dim),
         "packing": partial(pack, levels, bits),
+        "looking rows up": partial(table_of(dim).rows, IDS),
     }
     turns = in_turns(works, repeats)
-    for whole, random, packing in zip(*(turns[name] for name in works), strict=True):
-        shares = {"randomness": random.seconds / whole.seconds, "packing": packing.seconds / whole.seconds}
+    for whole, *parts in zip(*(turns[name] for name in works), strict=True):
+        shares = {name: part.seconds / whole.seconds for name, part in zip(list(works)[1:], parts, strict=True)}
         shares["laws and the rest"] = 1 - sum(shares.values())
         for way, share in shares.items():
-            record.add("share of encoding", share, "", "neither", way, {"bits": bits})
+            record.add("share of encoding", share, "", "neither", way, {"bits": bits, "dim": dim})
 
 
 def packing_cost(bits: int, repeats: int, record: Recorder) -> None:
     """Packing alone."""
     levels = np.random.default_rng(0).integers(0, 1 << bits, (TOKENS, SHIPPED_DIM)).astype(np.uint8)
-    works: dict[str, Callable[[], object]] = {
+    works: Works = {
         DEL: partial(pack, levels, bits),
         "numpy packbits": partial(numpy_pack, levels, bits),
         "bitarray": partial(bitarray_pack, levels, bits),
     }
-    _record(record, "pack", works, {"bits": bits}, repeats, "numpy packbits")
+    _record(record, "pack", works, {"bits": bits}, repeats, dict.fromkeys(works, "numpy packbits"))
 
 
 def decode_cost(bits: int, dim: int, repeats: int, record: Recorder) -> None:
     """Bytes to unbiased latents; the server's network comes after it."""
     segment = encoding(bits, dim)()
     setting = segment.setting
-    works: dict[str, Callable[[], object]] = {
+    works: Works = {
         DEL: partial(segment.latents, dim),
-        "numpy unpackbits": lambda: setting.estimate(numpy_unpack(segment.payload, TOKENS * dim, bits)),
+        UNPACKBITS: lambda: setting.estimate(numpy_unpack(segment.payload, TOKENS * dim, bits)),
     }
-    _record(record, "decode to latents", works, {"bits": bits, "dim": dim}, repeats, "numpy unpackbits")
+    _record(record, "decode to latents", works, {"bits": bits, "dim": dim}, repeats, dict.fromkeys(works, UNPACKBITS))
 
 
 def casting_cost(repeats: int, record: Recorder) -> None:
     """What sending embeddings would cost a device instead of a table of latents, without any privacy."""
-    embeddings = np.random.default_rng(0).standard_normal((4096, WIDTH)).astype(np.float32)
-
-    def int8() -> bytes:
-        rows = embeddings[IDS]
-        scale = np.abs(rows).max(axis=1, keepdims=True) / 127
-        return np.rint(rows / scale).astype(np.int8).tobytes() + scale.tobytes()
-
-    works: dict[str, Callable[[], object]] = {
-        "float32 embeddings": lambda: embeddings[IDS].tobytes(),
-        "float16 embeddings": lambda: embeddings[IDS].astype(np.float16).tobytes(),
-        "int8 embeddings": int8,
-    }
-    _record(record, "cast", works, {"width": WIDTH}, repeats, "float32 embeddings")
-
-
-def estimate_error(bits: int, record: Recorder) -> None:
-    """Bias in standard errors, and variance over its theory (dA^2 - |v|^2)/u, over ESTIMATES tokens."""
-    table, setting = table_of(SHIPPED_DIM), NoiseSetting.from_mu(MU, SHIPPED_DIM, bits)
-    rows = table.rows(np.arange(ESTIMATES) % table.spec.vocabulary)
-    truth = rows / LATENT_MAX
-    errors = setting.estimate(randomize(rows, setting)).astype(np.float64) - truth
-    theory = (setting.amplitude**2 - truth**2) / setting.levels
-    record.add("bias", float(errors.sum() / np.sqrt(theory.sum())), "standard errors", "neither", DEL, {"bits": bits})
-    record.add("variance over theory", float((errors**2).sum() / theory.sum()), "", "neither", DEL, {"bits": bits})
+    works = casts()
+    _record(record, "cast", works, {"width": WIDTH}, repeats, dict.fromkeys(works, "float32 embeddings"))
 
 
 def _record(
-    record: Recorder, name: str, works: dict[str, Callable[[], object]], at: dict[str, float], repeats: int, peer: str
+    record: Recorder, name: str, works: Works, at: dict[str, float], repeats: int, peers: Mapping[str, str]
 ) -> None:
+    """What others' ways cost is no matter of better or worse."""
     for way, turns in in_turns(works, repeats).items():
+        peer = "" if peers[way] == way else peers[way]
         for turn in turns:
-            against = "" if way == peer or way.startswith("limit") else peer
-            record.add(name, turn.seconds / TOKENS, "s", "lower", way, at, against, turn.unit)
+            record.add(name, turn.seconds / TOKENS, "s", "lower" if way == DEL else "neither", way, at, peer, turn.unit)
 
 
 @contextmanager
 def steps(settings: Settings) -> Iterator[list[Step]]:
-    """Every number of bits at the shipped dimension, every dimension at one and four bits."""
-    repeats = 7 if settings.quick else 31
-    bits = (1, 2, 4, 8) if settings.quick else BITS
-    dims = (16, 64, 256) if settings.quick else DIMS
-    places = [(n, SHIPPED_DIM) for n in bits] + [(n, dim) for n in (1, 4) for dim in dims if dim != SHIPPED_DIM]
-    estimates = 3 if settings.quick else 20
+    """Every number of bits at every dimension; quick: some of them."""
+    scale = QUICK if settings.quick else FULL
     torch.set_num_threads(1)
-    yield [
-        *(Step(f"encode, {n} bits, d = {dim}", partial(encode_cost, n, dim, repeats)) for n, dim in places),
-        *(Step(f"decode, {n} bits, d = {dim}", partial(decode_cost, n, dim, repeats)) for n, dim in places),
-        *(Step(f"parts, {n} bits", partial(parts_cost, n, repeats)) for n in bits),
-        *(Step(f"packing, {n} bits", partial(packing_cost, n, repeats)) for n in bits),
-        Step("casting", partial(casting_cost, repeats)),
-        *(Step(f"estimate, {n} bits", partial(estimate_error, n)) for n in bits for _ in range(estimates)),
+    bits = sorted({bits for bits, _ in scale.places})
+    works = [("encode", encode_cost), ("decode", decode_cost), ("parts", parts_cost)]
+    timed = [
+        Step(f"{name}, {n} bits, d = {dim}", partial(work, n, dim, scale.repeats))
+        for name, work in works
+        for n, dim in scale.places
     ]
+    timed += [Step(f"packing, {n} bits", partial(packing_cost, n, scale.repeats)) for n in bits]
+    timed += [Step("casting", partial(casting_cost, scale.repeats))]
+    decoders = [("CPU", cpu_cost), *([("GPU", gpu_cost)] if torch.cuda.is_available() else [])]
+    timed += [
+        Step(f"server's decoder on a {name}, {n} bits, d = {dim}", partial(work, n, dim, scale.slow_repeats))
+        for name, work in decoders
+        for n, dim in scale.decoded
+    ]
+    if not torch.cuda.is_available():
+        timed.append(Step("GPU", no_gpu))
+    errors = [Step(f"estimate, {n} bits, d = {dim}", partial(estimate_error, n, dim)) for n, dim in scale.places]
+    yield timed + errors * scale.estimates
 
 
 PLACE = ("bits", "dim")
@@ -225,22 +180,31 @@ SECTION = Section(
     about=(
         f"CPU time a token, {TOKENS} tokens at once, at mu {MU:g}. `encode` is all of a device's path from ids to "
         "packed bytes; the peers draw the same law from generators that are not made for secrets, and pack bit by bit. "
-        "`limit` rows are what no encoder can beat: making as many random bytes, writing as many bytes. `bias` is the "
-        "mean error in standard errors (two or three are chance), `variance over theory` should be 1."
+        "`limit` rows are what no encoder can beat: drawing as many random bytes, moving as many bytes of rows and "
+        f"payload. `{DECODE}` is what the server adds: the exact posterior mean over the vocabulary and a network, "
+        f"{DECODED} tokens at once. `bias` is the estimate's mean error in standard errors (two or three are chance) "
+        "and in units of the clip bound with its 95 % interval; `variance over theory` should be 1."
     ),
     steps=steps,
     tables=(
         Table("Encoding, a token", PLACE, ("encode",)),
-        Table("What encoding is made of", ("bits",), ("share of encoding",)),
+        Table("What encoding is made of", PLACE, ("share of encoding",)),
         Table("Decoding to latents, a token", PLACE, ("decode to latents",)),
+        Table("The server's decoder, a token", PLACE, (DECODE,)),
+        Table("Encoding by torch on a GPU, a token, by the clock", PLACE, (ENCODE_ON_GPU,)),
         Table("Packing alone, a token", ("bits",), ("pack",)),
         Table("Casting embeddings instead, a token", ("width",), ("cast",)),
-        Table("The estimate against theory", ("bits",), ("bias", "variance over theory")),
+        Table(
+            "The estimate against theory",
+            PLACE,
+            ("bias", "bias, clip bounds", "half of its 95 % interval", "variance over theory"),
+        ),
     ),
     plots=(
         Plot("Encoding a token, by bits", "encode", "bits", where={"dim": SHIPPED_DIM}),
         Plot("Encoding a token at one bit, by dimension", "encode", "dim", where={"bits": 1}),
         Plot("Decoding a token to latents, by bits", "decode to latents", "bits", where={"dim": SHIPPED_DIM}),
+        Plot("The server's decoder, a token at one bit, by dimension", DECODE, "dim", where={"bits": 1}),
         Plot("Packing a token, by bits", "pack", "bits"),
     ),
 )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.random_codec import VOCABULARY, decoder, table_bytes
 from benchmarks.report.results import Place, Recorder
 from benchmarks.turns import in_turns
 from benchmarks.wire import NO_LIMITS
@@ -27,19 +28,16 @@ from del_codec.accounting import certify
 from del_codec.attacks import TokenAttack
 from del_codec.encode import encode
 from del_codec.frame import PrivateSegment
-from del_codec.noise import LATENT_MAX, NoiseSetting
-from del_codec.projection import ContextDecoder, ProjectionConfig
+from del_codec.noise import NoiseSetting
 from del_codec.release import Release
 from del_codec.shipped import DEVICE_FILE, codec_folders
-from del_codec.spec import CodecSpec
 from del_codec.table import LatentTable
 from del_server.codec import ServedCodec
-from del_server.decoder import PromptDecoder
 from del_server.models import load_model
 
 GROUP = "growth"
 MU = 8.0
-TOKENS, DIM, VOCABULARY, WIDTH = 64, 64, 49_152, 576
+TOKENS, DIM = 64, 64
 DELTA = 1e-5
 TIME, BYTES = "CPU time", "bytes"
 ENCODE, CERTIFY, RELEASE = "device: encoding", "device: certificate", "device: release, with its ledger"
@@ -60,20 +58,6 @@ def served() -> tuple[Any, ServedCodec]:
     """SmolLM2 and that codec."""
     model = load_model("smollm2")
     return model, ServedCodec.load(codec_folders()[0], model)
-
-
-def table_bytes(vocabulary: int, dim: int) -> bytes:
-    """The device's half of a codec of random latents."""
-    spec = CodecSpec("none", "0" * 64, dim, vocabulary, WIDTH, "0" * 64, "", 1000, 60_000)
-    draw = np.random.default_rng(0)
-    latents = draw.integers(-LATENT_MAX, LATENT_MAX + 1, (vocabulary, dim)).astype(np.int8)
-    return LatentTable.to_bytes(spec, latents, draw.integers(1, 1000, vocabulary).astype(np.uint32))
-
-
-def decoder(table: LatentTable) -> PromptDecoder:
-    """One of random weights."""
-    network = ContextDecoder(ProjectionConfig(table.spec.dim, WIDTH, 1.0))
-    return PromptDecoder(table, network, torch.randn(table.spec.vocabulary, WIDTH))
 
 
 def segment_of(table: LatentTable, tokens: int) -> PrivateSegment:

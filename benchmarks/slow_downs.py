@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from tqdm import trange
 
-from benchmarks.codec_cost import encoding
+from benchmarks.codec_ways import encoding
 from benchmarks.compare import changes
 from benchmarks.report.results import Recorder, Run
 from benchmarks.service_loop import service_loop
