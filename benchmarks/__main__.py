@@ -1,6 +1,7 @@
-"""`python -m benchmarks GROUP|all [--quick]` measures and reports; `compare OLD NEW` compares two runs.
+"""`python -m benchmarks GROUP|all [--quick]` measures and reports; `report RUN` writes a run's report anew.
 
-`targets [GROUP...]` prints a line for each target and exits with 1 if one falls short.
+`compare OLD NEW` compares two runs. `targets [GROUP...]` prints a line for each target and exits with 1 if one falls
+short.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.compare import changes
-from benchmarks.harness import SECTIONS, run
+from benchmarks.harness import SECTIONS, report, run
 from benchmarks.report.results import Run
 from benchmarks.section import Settings
 from benchmarks.target import GROUPS, Target
@@ -31,11 +32,17 @@ def main() -> int:
     comparing = commands.add_parser("compare", help="which figures became worse from one results.json to another")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
+    reporting = commands.add_parser("report", help="write the report of a results.json anew")
+    reporting.add_argument("run", type=Path)
+    reporting.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="(default: %(default)s)")
     arguments = parser.parse_args()
     if arguments.command == "targets":
         return check(arguments.groups or GROUPS)
     if arguments.command == "compare":
         return compare(Run.read(arguments.old), Run.read(arguments.new))
+    if arguments.command == "report":
+        report(Run.read(arguments.run), arguments.out)
+        return 0
     settings = Settings(
         quick=arguments.quick,
         engine=arguments.engine,

@@ -48,10 +48,17 @@ def run(groups: Sequence[str], settings: Settings, folder: Path) -> Run:
         notes=notes,
     )
     done.write_json(folder / "results.json")
+    report(done, folder)
+    return done
+
+
+def report(done: Run, folder: Path) -> None:
+    """Leave a run's results.csv, report.md and report.html in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = [section(group) for group in dict.fromkeys(result.group for result in done.results)]
     done.write_csv(folder / "results.csv")
     (folder / "report.md").write_text(as_markdown(done, sections))
     (folder / "report.html").write_text(as_html(done, sections))
-    return done
 
 
 def section(group: str) -> Section:

@@ -236,17 +236,24 @@ SECTION = Section(
     group="privacy",
     title="Privacy: what is proven, what attacks read, what is kept",
     about=(
-        "Two dials set how much a token's bits say: `mu`, the noise (small is private), and `bits`, how many a "
-        "coordinate takes. `epsilon` is exact, at delta 1e-5: what a server that knows everything but "
-        "the device's random bits can learn (below 1 is strong, tens are weak). `cap` is the proven limit on the share "
-        "of tokens that any attack can name from a token's own bits, if it knows how common each token is, or takes "
-        "all for alike. `ASR` is the share that an attack named: `prior` always guesses the commonest token, `nn` "
-        "takes the nearest embedding, `ml` and `map` are the best there is from one token's bits, `beam`, `inversion` "
-        "and `combined` use the sentence as well. `retained` is the share of a clean prompt's use for predicting what "
-        "follows: 1 as good as the prompt in the clear, 0 as good as none. Of several texts the worse counts in both. "
-        "Attacks are lower bounds: a better one may read more. Ways `at size` are the evaluations on a GPU that "
-        "docs/results.md shows, with their attacks and their texts; a small sample of text scatters much more."
+        "Two dials set how much the bits of a token say: `mu` and `bits`. Turned one way they hide more, turned the "
+        "other way the model understands more. The first tables are the answer; what they are taken from follows."
     ),
+    words={
+        "mu": "the strength of the noise: small is private (1 hides almost all, 40 almost nothing).",
+        "bits": "how many a coordinate takes, 1 to 8. More bits cost bytes, and say more at large mu.",
+        "epsilon": "what a server that knows everything but the device's random bits can learn at most, exact, at "
+        "delta 1e-5. Below 1 is strong, tens are weak.",
+        "cap": "the proven limit on the share of tokens that any attack can name from a token's own bits: if it knows "
+        "how common each token is, or takes all for alike. An attack that uses the sentence may exceed it.",
+        "ASR": "the share of tokens that an attack named. `prior` always says the commonest token, `nn` takes the "
+        "nearest embedding, `ml` and `map` are the best there is from one token's bits, `beam`, `inversion` and "
+        "`combined` use the sentence as well. A better attack may read more.",
+        "retained": "the share of a clean prompt's use for predicting what follows: 1 is as good as in the clear, 0 as "
+        "good as no prompt. Of several texts the worse counts, as for ASR.",
+        "(at size)": "codecs of the evaluations on a GPU that docs/results.md shows, with the attacks and texts "
+        "there. A small sample of text scatters much more.",
+    },
     steps=steps,
     tables=(
         Table(

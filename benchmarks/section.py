@@ -75,7 +75,10 @@ def no_sheets(run: Run) -> Sequence[Sheet]:  # noqa: ARG001
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """steps: opens what the work needs (servers, say) and gives the work. sheets: what follows from what was found."""
+    """steps: opens what the work needs (servers, say) and gives the work. sheets: what follows from what was found.
+
+    words: what a reader may not know, and what it means here.
+    """
 
     group: str
     title: str
@@ -84,3 +87,4 @@ class Section:
     tables: tuple[Table, ...]
     plots: tuple[Plot, ...]
     sheets: Callable[[Run], Sequence[Sheet]] = no_sheets
+    words: Mapping[str, str] = field(default_factory=dict)

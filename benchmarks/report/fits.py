@@ -88,9 +88,11 @@ def lines(run: Run, group: str, plot: Plot) -> dict[str, list[Result]]:
 
 
 def growth_rows(run: Run, group: str, plots: Sequence[Plot]) -> list[Row]:
-    """The header, then a row for each line of each plot that has places enough."""
+    """The header, then a row for each line of each logarithmic plot that has places enough."""
     rows: list[Row] = [("figure", "against", "way", "exponent", "95 % interval", "places")]
     for plot in plots:
+        if plot.y != "log":
+            continue
         for way, points in lines(run, group, plot).items():
             found = fit_of(points, plot.x)
             if found is not None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 
 import matplotlib as mpl
+from cycler import cycler
 
 from benchmarks.report.fits import lines
 from benchmarks.report.results import Result, Run
 from benchmarks.section import Plot
+
+# Of a line, in characters; two such stand side by side.
+LONG_NAME = 30
 
 mpl.use("svg")
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "benchmarks", "font.family": "sans-serif", "font.size": 9})
@@ -23,7 +28,11 @@ def svg(run: Run, group: str, plot: Plot) -> str:
     found = lines(run, group, plot)
     if max((len(points) for points in found.values()), default=0) < 2:
         return ""
-    figure, axes = plt.subplots(figsize=(5.2, 4.0), layout="constrained")
+    columns = 2 if max(map(len, found)) <= LONG_NAME else 1
+    height = 3.1 + 0.2 * math.ceil(len(found) / columns)
+    figure, axes = plt.subplots(figsize=(5.2, height), layout="constrained")
+    # Ten colours, then the same with broken lines.
+    axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * cycler(color=mpl.color_sequences["tab10"]))
     for way, points in found.items():
         _draw(axes, way, plot.x, points)
     axes.set(xlabel=plot.x, title=plot.title)
@@ -34,7 +43,7 @@ def svg(run: Run, group: str, plot: Plot) -> str:
     axes.set_xticks(sorted({float(result.at[plot.x]) for points in found.values() for result in points}))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, handlelength=3)
     return drawn(figure)
 
 

@@ -166,5 +166,17 @@ def test_what_follows_from_figures_comes_first_and_long_tables_are_folded() -> N
     text, page = as_markdown(long, [section]), as_html(long, [section])
     assert text.index("### The answer\n\nOf it all.\n\n| a | b |") < text.index("### Times\n\nAll.\n")
     assert "&lt;2&gt;" in page
-    assert page.count("<details>") == 1
+    assert page.count("<details>") == 2  # the machine is one
     assert "<summary>39 rows</summary>" in page
+
+
+def test_a_report_is_written_anew_from_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = Section("x", "Ex", "About.", lambda settings: None, (TABLE,), (), words={"ex": "`x`"})  # type: ignore[arg-type, return-value]
+    monkeypatch.setattr(harness, "section", lambda group: section)
+    RUN.write_json(tmp_path / "run.json")
+    harness.report(Run.read(tmp_path / "run.json"), tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"results.csv", "report.md", "report.html"}
+    assert "- **ex**: `x`" in (tmp_path / "again" / "report.md").read_text()
+    page = (tmp_path / "again" / "report.html").read_text()
+    assert "<dt>ex</dt><dd><code>x</code></dd>" in page
+    assert page.index('href="#x"') < page.index('id="x"')
