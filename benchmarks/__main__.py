@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.compare import changes
-from benchmarks.harness import SECTIONS, report, run
+from benchmarks.harness import ALL, SECTIONS, report, run
 from benchmarks.report.results import Run
 from benchmarks.section import Settings
 from benchmarks.target import GROUPS, Target
@@ -49,8 +49,12 @@ def main() -> int:
         first_token_bound=arguments.first_token_bound,
         text=tuple(arguments.text),
         attack_text=tuple(arguments.attack_text),
+        minutes=arguments.minutes,
+        model=arguments.model,
+        codec=arguments.codec,
+        rate=arguments.rate,
     )
-    groups = list(SECTIONS) if arguments.command == "all" else [arguments.command]
+    groups = list(ALL) if arguments.command == "all" else [arguments.command]
     run(groups, settings, arguments.out)
     print(f"{arguments.out}/report.html, report.md, results.json, results.csv")
     return 0
@@ -96,6 +100,11 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
     files = {"type": Path, "nargs": "+", "default": [], "metavar": "FILE"}
     add("--text", **files, help="for privacy: what attacks are tried on (default: a sample that comes along)")
     add("--attack-text", **files, help="for privacy: what attacks that learn learn from (default: they are left out)")
+    soak = parser.add_argument_group("soak").add_argument
+    soak("--minutes", type=float, default=defaults.minutes, metavar="M", help="how long (default: %(default)s)")
+    soak("--model", default=defaults.model, metavar="M", help="of the server (default: %(default)s)")
+    soak("--codec", type=Path, metavar="FOLDER", help="of the server (default: the shipped one)")
+    soak("--rate", type=float, default=defaults.rate, metavar="R", help="visits a second (default: %(default)s)")
 
 
 def _targets(group: str) -> list[Target]:

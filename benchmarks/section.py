@@ -17,6 +17,9 @@ class Settings:
 
     text: what attacks are tried on; none for the sample that comes with the benchmarks. attack_text: what attacks that
     learn learn from; none leaves them out.
+
+    minutes, model, codec, rate: of the soak: how long it lasts, what is served (codec: a folder; None: the shipped
+    one) and how many visits a second there are.
     """
 
     quick: bool = False
@@ -24,6 +27,10 @@ class Settings:
     first_token_bound: float = 2.0
     text: tuple[Path, ...] = ()
     attack_text: tuple[Path, ...] = ()
+    minutes: float = 60.0
+    model: str = "smollm2"
+    codec: Path | None = None
+    rate: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from del_client import Client, Patience
 from del_client.codec_cache import CodecCache
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 TOKENS = 60
 PROMPT = "a prompt that an answer of some length is given to"
 
@@ -109,7 +110,7 @@ class TestNarrow:
     @pytest.fixture
     def ask(self, cable: cables.Cable, tiny_codec: Path, processes: ExitStack) -> list[str]:
         """The command of a device behind the cable; before the server stands a proxy that delays by 100 ms each way."""
-        proxy = [sys.executable, str(HERE.parent / "bad_network.py")]
+        proxy = [sys.executable, str(ROOT / "benchmarks" / "bad_network.py")]
         proxy += [f"{cables.SERVER}:50052", "127.0.0.1:50051", "0.1"]
         _, line = start(processes, cable.within(cable.server, *proxy))
         assert line == "ready\n"

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from bad_network import BadNetwork
 from client_fakes import DIM, FakeServer, Serving, TinyCodec, ends, make_codec, segments_of
 
+from benchmarks.bad_network import BadNetwork
 from del_client.query import Event, Finish, GenerationOptions, Limits, Query, Timings, TokenDelta, Traffic, Usage
 from del_client.retrying import Patience, answer
 from del_client.transport import Transport

@@ -11,12 +11,12 @@ from dataclasses import replace
 import grpc
 import numpy as np
 import pytest
-from bad_network import BadNetwork
 from client_fakes import DIM, FakeServer, Serving, TinyCodec, ends, finish, hello, make_codec, segments_of
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
+from benchmarks.bad_network import BadNetwork
 from del_client.query import Finish, GenerationOptions, Limits, Query, Shaping, TokenDelta
 from del_client.transport import Transport
 from del_client.transport.messages import requests, wire_size

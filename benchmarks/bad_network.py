@@ -1,6 +1,6 @@
 """A TCP proxy that does to its connections what bad networks do: delay, stall, reset, cut short, alter.
 
-As a program it only delays: `python tests/bad_network.py LISTEN_HOST:PORT TARGET_HOST:PORT SECONDS`.
+As a program it only delays: `python benchmarks/bad_network.py LISTEN_HOST:PORT TARGET_HOST:PORT SECONDS`.
 """
 
 from __future__ import annotations
