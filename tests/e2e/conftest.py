@@ -1,11 +1,13 @@
-"""One server of the tiny model for all tests that only ask it."""
+"""One server of the tiny model for all tests that only ask it, and one that records what it is asked."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from recording_server import ANSWER, Recorder
 from server_process import SERVE, running
 
 
@@ -14,3 +16,21 @@ def server(tiny_model: Path, tiny_codec: Path) -> Iterator[str]:
     """Its address."""
     with running([*SERVE, "--model", str(tiny_model), "--codec", str(tiny_codec)]) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def recording_process(
+    tiny_model: Path, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Recorder]:
+    file = tmp_path_factory.mktemp("record") / "requests"
+    program = [sys.executable, str(Path(__file__).with_name("recording_server.py"))]
+    command = [*program, str(file), str(tiny_codec / "tokenizer.json"), ANSWER, "serve", "--port", "0"]
+    with running([*command, "--model", str(tiny_model), "--codec", str(tiny_codec)]) as address:
+        yield Recorder(address, file)
+
+
+@pytest.fixture
+def recorder(recording_process: Recorder) -> Recorder:
+    """The same server for all, each test with an empty record."""
+    recording_process.file.unlink(missing_ok=True)
+    return recording_process

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,15 @@ from del_server.engine.sampling import Draw, Taken
 from del_server.service.stream import Stream
 
 END = "<|im_end|>"
+ANSWER = "Good [SECRET_1]: [SECRET_1]."
+
+
+@dataclass(frozen=True, slots=True)
+class Recorder:
+    """Such a server, which answers with ANSWER: its address, and the file to which it writes what it is asked."""
+
+    address: str
+    file: Path
 
 
 def read_requests(file: Path) -> list[pb.GenerateRequest]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from recording_server import read_requests
-from server_process import running
+from recording_server import ANSWER, Recorder, read_requests
 from tokenizers import Tokenizer
 
 from del_client import Ledger, Policy
@@ -21,26 +19,7 @@ from del_codec.table import LatentTable
 from del_codec.v1 import inference_pb2 as pb
 
 DIM, MU = 16, 7.0
-ANSWER = "Good [SECRET_1]: [SECRET_1]."
 TURNS = ["my first question", "and a second one", "a third", "the last of them"]
-
-
-@pytest.fixture(scope="module")
-def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("record") / "requests"
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tiny_codec: Path, record: Path) -> Iterator[str]:
-    program = [sys.executable, str(Path(__file__).with_name("recording_server.py"))]
-    command = [*program, str(record), str(tiny_codec / "tokenizer.json"), ANSWER, "serve", "--port", "0"]
-    with running([*command, "--model", str(tiny_model), "--codec", str(tiny_codec)]) as address:
-        yield address
-
-
-@pytest.fixture(autouse=True)
-def _fresh(record: Path) -> None:
-    record.unlink(missing_ok=True)
 
 
 def chat(server: str, codec: Path, folder: Path, lines: list[str]) -> str:
@@ -63,10 +42,10 @@ def prompts(requests: list[pb.GenerateRequest]) -> list[list[pb.Segment]]:
 
 
 def test_every_turn_sends_the_bits_of_the_earlier_ones_and_the_ledger_counts_each_once(
-    server: str, tiny_codec: Path, tmp_path: Path, record: Path
+    recorder: Recorder, tiny_codec: Path, tmp_path: Path
 ) -> None:
-    chat(server, tiny_codec, tmp_path, TURNS)
-    sent = prompts(read_requests(record))
+    chat(recorder.address, tiny_codec, tmp_path, TURNS)
+    sent = prompts(read_requests(recorder.file))
     bits = [[s.private.SerializeToString() for s in prompt if s.HasField("private")] for prompt in sent]
     assert [len(turn) for turn in bits] == [1, 2, 3, 4]
     for turn in bits:
@@ -83,12 +62,12 @@ def test_every_turn_sends_the_bits_of_the_earlier_ones_and_the_ledger_counts_eac
 
 
 def test_answers_go_back_as_they_came_and_placeholders_stay_on_the_device(
-    server: str, tiny_codec: Path, tmp_path: Path, record: Path
+    recorder: Recorder, tiny_codec: Path, tmp_path: Path
 ) -> None:
-    out = chat(server, tiny_codec, tmp_path, ["my dog is {{Bello}}, and Bello barks", "what is Bello?"])
+    out = chat(recorder.address, tiny_codec, tmp_path, ["my dog is {{Bello}}, and Bello barks", "what is Bello?"])
     assert out.splitlines()[0] == "Good Bello: Bello."
     tokenizer = Tokenizer.from_file(str(tiny_codec / "tokenizer.json"))
-    sent = prompts(read_requests(record))[1]
+    sent = prompts(read_requests(recorder.file))[1]
     text = "".join(tokenizer.decode(list(s.public.token_ids), skip_special_tokens=False) for s in sent)
     assert text.count("[SECRET_1]") == 5
     assert "Bello" not in text
