@@ -23,6 +23,7 @@ from del_codec.task import Task
 TEMPLATE = -1
 # What templates are known to change: cases, quotes, markup, line ends. A mark that survives holds all of it.
 _TOUCHY = " aZ\"'\\<&>\n\n{{é}}ß\t"
+_BLANKS = " \t\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,14 @@ def locate(template: ChatTemplate, messages: Sequence[Message]) -> tuple[str, li
 
     Raises PrivacyRefusal where a protected range can't be found again, InvalidValue as ChatTemplate.render does.
     """
-    skeleton = _skeleton(template, messages)
-    if skeleton is None or skeleton != _skeleton(template, messages):
+    marks = {
+        number: _Probe.draw()
+        for number, message in enumerate(messages)
+        if message.content and (message.token_ids or not message.public)
+    }
+    skeleton = _skeleton(template, messages, marks)
+    others = {number: mark.another() for number, mark in marks.items()}
+    if skeleton is None or skeleton != _skeleton(template, messages, others):
         return _opaque(template, messages)
     return _filled_in(skeleton, messages)
 
@@ -75,13 +82,21 @@ class _Probe:
 
     @classmethod
     def draw(cls) -> _Probe:
-        """Another one each time, and of another length most times."""
-        mark = secrets.token_hex(16 + secrets.randbelow(16))
-        return cls(f"S{mark}{_TOUCHY}{mark}S", "".join(secrets.choice(" \t\n") for _ in range(40)))
+        return cls(_core(16 + secrets.randbelow(16)), "".join(secrets.choice(_BLANKS) for _ in range(40)))
+
+    def another(self) -> _Probe:
+        """One that is longer, and differs in each of its blanks."""
+        core = _core(32 + secrets.randbelow(16))
+        return _Probe(core, "".join(secrets.choice(_BLANKS.replace(blank, "")) for blank in self.blanks))
 
     @property
     def text(self) -> str:
         return self.blanks + self.core + self.blanks
+
+
+def _core(size: int) -> str:
+    mark = secrets.token_hex(size)
+    return f"S{mark}{_TOUCHY}{mark}S"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +116,12 @@ class _Skeleton:
     slots: tuple[_Slot, ...]
 
 
-def _skeleton(template: ChatTemplate, messages: Sequence[Message]) -> _Skeleton | None:
-    """The chat rendered with marks; None where one doesn't come out whole.
+def _skeleton(template: ChatTemplate, messages: Sequence[Message], probes: Mapping[int, _Probe]) -> _Skeleton | None:
+    """The chat rendered with marks for these messages; None where one doesn't come out whole.
 
     What a template makes of a mark besides (its length, its first letter) stands in the literals, and differs from one
-    call to the next.
+    set of marks to another.
     """
-    probes = {
-        number: _Probe.draw()
-        for number, message in enumerate(messages)
-        if message.content and (message.token_ids or not message.public)
-    }
     marked = template.render(_plain(messages, {number: probe.text for number, probe in probes.items()}))
     numbers = {probe.core: number for number, probe in probes.items()}
     pieces = re.split("(" + "|".join(map(re.escape, numbers)) + ")", marked) if probes else [marked]

@@ -65,8 +65,9 @@ def test_what_is_public_does_not_depend_on_what_was_written(template: str, words
 
 
 def test_text_that_is_made_of_content_is_private_with_all_the_rest() -> None:
-    for name in ("spells content out", "attributes", "shouts the first word"):
-        assert {locate(ChatTemplate(HOSTILE[name]), [Message("user", "zq")])[1][0].start for _ in range(9)} == {0}
+    made = ("spells content out", "attributes", "shouts the first word", "counts content", "repeats by length")
+    for name in (*made, "indexes into content"):
+        assert {locate(ChatTemplate(HOSTILE[name]), [Message("user", "zq")])[1][0].start for _ in range(30)} == {0}
 
 
 def test_special_tokens_that_the_user_types_are_his() -> None:
