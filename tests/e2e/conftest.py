@@ -12,9 +12,9 @@ from server_process import SERVE, running
 
 
 @pytest.fixture(scope="session")
-def server(tiny_model: Path, tiny_codec: Path) -> Iterator[str]:
+def server(tiny_model: Path, tasked_codec: Path) -> Iterator[str]:
     """Its address."""
-    with running([*SERVE, "--model", str(tiny_model), "--codec", str(tiny_codec)]) as address:
+    with running([*SERVE, "--model", str(tiny_model), "--codec", str(tasked_codec)]) as address:
         yield address
 
 

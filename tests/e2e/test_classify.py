@@ -7,19 +7,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from server_process import SERVE, running
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tasked_codec: Path) -> Iterator[str]:
-    with running([*SERVE, "--model", str(tiny_model), "--codec", str(tasked_codec)]) as address:
-        yield address
 
 
 @pytest.fixture
