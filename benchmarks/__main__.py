@@ -98,7 +98,7 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         help="answers that begin later are no goodput (default: %(default)s)",
     )
     files = {"type": Path, "nargs": "+", "default": [], "metavar": "FILE"}
-    add("--text", **files, help="for privacy: what attacks are tried on (default: a sample that comes along)")
+    add("--text", **files, help="for privacy and structure: what attacks are tried on (default: what comes along)")
     add("--attack-text", **files, help="for privacy: what attacks that learn learn from (default: they are left out)")
     soak = parser.add_argument_group("soak").add_argument
     soak("--minutes", type=float, default=defaults.minutes, metavar="M", help="how long (default: %(default)s)")

@@ -24,6 +24,7 @@ SECTIONS = {
     "serving": "benchmarks.serving_load",
     "growth": "benchmarks.growth",
     "soak": "benchmarks.soak",
+    "structure": "benchmarks.structure",
 }
 # What takes an hour is measured where it is asked for by name.
 ALL = tuple(group for group in SECTIONS if group != "soak")

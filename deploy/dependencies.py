@@ -172,8 +172,8 @@ def advisories(lock: Path) -> list[str]:
 def latest_patch(version: str, versions: Sequence[str]) -> str:
     """The newest of the versions that differs from this one in the last of its three numbers alone."""
     own = Version(version)
-    patches = [Version(each) for each in versions if Version(each).release[:2] == own.release[:2]]
-    return str(max([own, *(each for each in patches if not each.is_prerelease)]))
+    patches = [each for each in map(Version, versions) if each.release[:2] == own.release[:2]]
+    return str(max([own, *(each for each in patches if not (each.is_prerelease or each.local))]))
 
 
 def locked(lock: Path) -> list[Requirement]:
