@@ -12,9 +12,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from benchmarks.compare import changes
+from benchmarks.compare import apart, changes
 from benchmarks.harness import ALL, SECTIONS, report, run
-from benchmarks.report.results import Run
+from benchmarks.report.results import Result, Run
 from benchmarks.section import Settings
 from benchmarks.target import GROUPS, Target
 
@@ -49,6 +49,7 @@ def main() -> int:
         first_token_bound=arguments.first_token_bound,
         text=tuple(arguments.text),
         attack_text=tuple(arguments.attack_text),
+        rounds=arguments.rounds,
         minutes=arguments.minutes,
         model=arguments.model,
         codec=arguments.codec,
@@ -72,22 +73,32 @@ def check(groups: list[str]) -> int:
 
 
 def compare(old: Run, new: Run) -> int:
-    """Print the figures that changed; 1 if one became worse."""
+    """Print the figures that changed, and those whose spreads are apart; 1 if one became worse."""
+    lying_apart, figures = apart(old, new)
+    for was, result in lying_apart:
+        spreads = " and ".join(f"{each.spread[0]:.4g} to {each.spread[1]:.4g}" for each in (was, result))
+        print(f"apart: {_named(result)}: {spreads} {result.unit}".rstrip())
+    print(f"{figures - len(lying_apart)} of {figures} figures agree within the spreads that both runs report")
     found = changes(old, new)
     for change in found:
         if change.verdict != "same":
-            at = " ".join(f"{name}={value}" for name, value in change.result.at.items())
-            what = f"{change.result.group} {change.result.name}, {change.result.way} {at}".rstrip()
-            print(f"{change.verdict}: {what}: {change.ratio:.3g} times what it was (noise {change.noise:.2g})")
+            what = f"{change.ratio:.3g} times what it was (noise {change.noise:.2g})"
+            print(f"{change.verdict}: {_named(change.result)}: {what}")
     worse = sum(change.verdict == "worse" for change in found)
     print(f"{len(found)} figures compared, {worse} worse")
     return 1 if worse else 0
+
+
+def _named(result: Result) -> str:
+    at = " ".join(f"{name}={value}" for name, value in result.at.items())
+    return f"{result.group} {result.name}, {result.way} {at}".rstrip()
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
     defaults = Settings()
     add = parser.add_argument
     add("--quick", action="store_true", help="less of everything")
+    add("--rounds", type=int, default=0, metavar="N", help="processes that measure (default: each section's own)")
     add("--out", type=Path, default=OUT, metavar="DIR", help="where the report goes (default: %(default)s)")
     add("--engine", default=defaults.engine, metavar="E", help="of the server under load (default: %(default)s)")
     add(

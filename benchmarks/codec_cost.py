@@ -41,6 +41,8 @@ from del_codec.randomize import randomize
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 DIMS = (16, 32, 64, 128, 256)
+# In one round.
+REPEATS, SLOW_REPEATS = 7, 3
 DEL, NUMPY, UNPACKBITS = "DEL", "numpy binomial, packbits", "numpy unpackbits"
 RANDOM_LIMIT, MEMORY_LIMIT = "limit: its random bytes alone", "limit: a copy of rows and payload"
 Works = Mapping[str, Callable[[], object]]
@@ -49,31 +51,19 @@ Way = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Where encoding and decoding, and where the server's decoder are looked at, as (bits, dim); how often.
-
-    slow_repeats: of the server's decoder; estimates: of errors.
-    """
+    """Where encoding and decoding, and where the server's decoder are looked at, as (bits, dim)."""
 
     places: tuple[Way, ...]
     decoded: tuple[Way, ...]
-    repeats: int
-    slow_repeats: int
-    estimates: int
 
 
 FULL = Scale(
     places=tuple(product(BITS, DIMS)),
     decoded=(*((bits, SHIPPED_DIM) for bits in BITS), *((1, dim) for dim in DIMS if dim != SHIPPED_DIM)),
-    repeats=31,
-    slow_repeats=7,
-    estimates=5,
 )
 QUICK = Scale(
     places=(*((bits, SHIPPED_DIM) for bits in (1, 2, 4, 8)), (1, 16), (1, 256), (8, 16), (8, 256)),
     decoded=((1, 16), (1, SHIPPED_DIM), (8, SHIPPED_DIM), (1, 256)),
-    repeats=7,
-    slow_repeats=3,
-    estimates=1,
 )
 
 
@@ -155,22 +145,22 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
     bits = sorted({bits for bits, _ in scale.places})
     works = [("encode", encode_cost), ("decode", decode_cost), ("parts", parts_cost)]
     timed = [
-        Step(f"{name}, {n} bits, d = {dim}", partial(work, n, dim, scale.repeats))
+        Step(f"{name}, {n} bits, d = {dim}", partial(work, n, dim, REPEATS))
         for name, work in works
         for n, dim in scale.places
     ]
-    timed += [Step(f"packing, {n} bits", partial(packing_cost, n, scale.repeats)) for n in bits]
-    timed += [Step("casting", partial(casting_cost, scale.repeats))]
+    timed += [Step(f"packing, {n} bits", partial(packing_cost, n, REPEATS)) for n in bits]
+    timed += [Step("casting", partial(casting_cost, REPEATS))]
     decoders = [("CPU", cpu_cost), *([("GPU", gpu_cost)] if torch.cuda.is_available() else [])]
     timed += [
-        Step(f"server's decoder on a {name}, {n} bits, d = {dim}", partial(work, n, dim, scale.slow_repeats))
+        Step(f"server's decoder on a {name}, {n} bits, d = {dim}", partial(work, n, dim, SLOW_REPEATS))
         for name, work in decoders
         for n, dim in scale.decoded
     ]
     if not torch.cuda.is_available():
         timed.append(Step("GPU", no_gpu))
     errors = [Step(f"estimate, {n} bits, d = {dim}", partial(estimate_error, n, dim)) for n, dim in scale.places]
-    yield timed + errors * scale.estimates
+    yield timed + errors
 
 
 PLACE = ("bits", "dim")
@@ -186,6 +176,7 @@ SECTION = Section(
         "and in units of the clip bound with its 95 % interval; `variance over theory` should be 1."
     ),
     steps=steps,
+    rounds=5,
     tables=(
         Table("Encoding, a token", PLACE, ("encode",)),
         Table("What encoding is made of", PLACE, ("share of encoding",)),

@@ -9,11 +9,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from benchmarks.report.machine import describe
 from benchmarks.report.page import as_html, as_markdown
-from benchmarks.report.results import Recorder, Result, Run
+from benchmarks.report.results import Result, Run
+from benchmarks.rounds import measure_all
 from benchmarks.section import Section, Settings
 
 SECTIONS = {
@@ -38,10 +37,10 @@ def run(groups: Sequence[str], settings: Settings, folder: Path) -> Run:
     results: list[Result] = []
     notes: dict[str, str] = {}
     for one in sections:
-        record = _measure(one, settings)
-        results += record.results()
-        if record.notes:
-            notes[one.group] = " ".join(record.notes)
+        found, note = measure_all(one, settings)
+        results += found
+        if note:
+            notes[one.group] = note
     done = Run(
         command=f"python -m benchmarks {' '.join(sys.argv[1:])}",
         started=started.isoformat(timespec="seconds"),
@@ -69,12 +68,3 @@ def section(group: str) -> Section:
     """That of a group."""
     found: Section = importlib.import_module(SECTIONS[group]).SECTION
     return found
-
-
-def _measure(one: Section, settings: Settings) -> Recorder:
-    record = Recorder(one.group)
-    with one.steps(settings) as steps, tqdm(steps, desc=one.group, unit="step", file=sys.stderr) as bar:
-        for step in bar:
-            bar.set_postfix_str(step.label)
-            step.run(record)
-    return record

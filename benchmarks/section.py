@@ -16,7 +16,8 @@ class Settings:
     """What the command line asks for. first_token_bound: seconds; answers that begin later are no goodput.
 
     text: what attacks are tried on; none for the sample that comes with the benchmarks. attack_text: what attacks that
-    learn learn from; none leaves them out.
+    learn learn from; none leaves them out. rounds: processes that measure each section, one after another; 0 for as
+    many as it says itself, or one where quick.
 
     minutes, model, codec, rate: of the soak: how long it lasts, what is served (codec: a folder; None: the shipped
     one) and how many visits a second there are.
@@ -27,6 +28,7 @@ class Settings:
     first_token_bound: float = 2.0
     text: tuple[Path, ...] = ()
     attack_text: tuple[Path, ...] = ()
+    rounds: int = 0
     minutes: float = 60.0
     model: str = "smollm2"
     codec: Path | None = None
@@ -84,7 +86,8 @@ def no_sheets(run: Run) -> Sequence[Sheet]:  # noqa: ARG001
 class Section:
     """steps: opens what the work needs (servers, say) and gives the work. sheets: what follows from what was found.
 
-    words: what a reader may not know, and what it means here.
+    words: what a reader may not know, and what it means here. rounds: processes that measure it in a run that is not
+    quick.
     """
 
     group: str
@@ -95,3 +98,4 @@ class Section:
     plots: tuple[Plot, ...]
     sheets: Callable[[Run], Sequence[Sheet]] = no_sheets
     words: Mapping[str, str] = field(default_factory=dict)
+    rounds: int = 1

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEAST_SECONDS = 0.004
+MOST_UNITS = 8
 _BLOCK = bytes(1 << 17)
 _NUMBERS = np.random.default_rng(0).random(1 << 14)
 
@@ -41,26 +42,30 @@ def in_turns(
     works: Mapping[str, Callable[[], object]], repeats: int, least_seconds: float = LEAST_SECONDS
 ) -> dict[str, list[Turn]]:
     """Every work `repeats` times, each time for as many calls as take `least_seconds`, after one turn that warms up."""
-    calls = {name: _calls(work, least_seconds) for name, work in works.items()}
+    paces = {name: _pace(work, least_seconds) for name, work in works.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            turns[name].append(timed(work, calls[name]))
+            turns[name].append(timed(work, *paces[name]))
     return turns
 
 
-def timed(work: Callable[[], object], calls: int) -> Turn:
-    """One turn of so many calls."""
-    before = unit_seconds()
+def timed(work: Callable[[], object], calls: int, units: int = 1) -> Turn:
+    """One turn of so many calls, with so many units before it and after it."""
+    before = [unit_seconds() for _ in range(units)]
     started = time.process_time()
     for _ in range(calls):
         work()
     seconds = (time.process_time() - started) / calls
-    return Turn(seconds, (before + unit_seconds()) / 2)
+    after = [unit_seconds() for _ in range(units)]
+    return Turn(seconds, sum(before + after) / (2 * units))
 
 
-def _calls(work: Callable[[], object], least_seconds: float) -> int:
+def _pace(work: Callable[[], object], least_seconds: float) -> tuple[int, int]:
+    """Calls that take so long, and units that take a quarter of what they do: a long work needs a long look around."""
     work()
     started = time.process_time()
     work()
-    return max(1, round(least_seconds / max(time.process_time() - started, 1e-6)))
+    seconds = max(time.process_time() - started, 1e-6)
+    calls = max(1, round(least_seconds / seconds))
+    return calls, min(MOST_UNITS, max(1, round(calls * seconds / 4 / unit_seconds())))

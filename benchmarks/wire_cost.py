@@ -29,7 +29,7 @@ PEER = "float16 embeddings"
 LINK = "link, kbit/s"
 # Ways whose time to first token is measured over TLS, too.
 OVER_TLS = (private(1), PEER, "plain text")
-REPEATS = 5
+ROUNDS = 5
 
 
 def tls(on: bool) -> str:
@@ -110,11 +110,11 @@ def begun(line: Line, quick: bool) -> list[Step]:
 
 @contextmanager
 def steps(settings: Settings) -> Iterator[list[Step]]:
-    """Bytes on a cable without a bound, and the first token over each rate, in turns."""
+    """Bytes on a cable without a bound, and the first token over each rate; rounds are the repeats."""
     if reason := refused():
         raise SystemExit(f"the wire's benchmark needs network namespaces: {reason}")
     with Line() as line:
-        yield (counted(line, settings.quick) + begun(line, settings.quick)) * (1 if settings.quick else REPEATS)
+        yield counted(line, settings.quick) + begun(line, settings.quick)
 
 
 def sheets(run: Run) -> list[Sheet]:
@@ -151,6 +151,7 @@ SECTION = Section(
     ),
     steps=steps,
     sheets=sheets,
+    rounds=ROUNDS,
     tables=(
         Table(
             "Bytes from the device, a token of the prompt", ("prompt tokens", "streams", "TLS"), ("bytes up a token",)

@@ -23,9 +23,9 @@ INTRODUCTION = (
 LONG = 26
 GROWTH = "Growth: the exponent of a power law through the medians"
 LEGEND = (
-    "Each cell is the median of the repeats, in brackets their quartiles (of fewer than four, the least and the "
-    "greatest). `2 × peer` is the ratio to the named peer in the same run, the median of the ratios of the turns. "
-    "Absolute figures belong to this machine and its load; ratios travel. Bars in plots are the same quartiles."
+    "Each cell is the median of the repeats, in brackets what nine tenths of them lie between (of fewer than four, the "
+    "least and the greatest). `2 × peer` is the ratio to the named peer in the same run, the median of the ratios of "
+    "the turns. Absolute figures belong to this machine and its load; ratios travel. Bars in plots are the same spread."
 )
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #fff; --line: #d8dee4; --soft: #f6f8fa; --link: #0757b8; }

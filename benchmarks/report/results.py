@@ -23,7 +23,8 @@ class Result:
 
     at: where it was measured, e.g. {"streams": 16}. way: who did it. peer: the way that it is compared with, at the
     same place in the same run; "" for none. values: one for each repeat, in the order of the repeats. units: seconds of
-    a fixed piece of work beside each repeat (turns.py), for comparing runs; empty for none.
+    a fixed piece of work beside each repeat (turns.py), for comparing runs; empty for none. rounds: how many of the
+    repeats each process made (rounds.py); empty where one made them all.
     """
 
     group: str
@@ -35,6 +36,7 @@ class Result:
     values: tuple[float, ...]
     peer: str = ""
     units: tuple[float, ...] = ()
+    rounds: tuple[int, ...] = ()
 
     @property
     def key(self) -> tuple[str, str, str, tuple[tuple[str, float | str], ...]]:
@@ -48,15 +50,15 @@ class Result:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """The quartiles of the repeats; of fewer than four, the least and the greatest."""
-        return quartiles(self.values)
+        """What nine tenths of the repeats lie between; of fewer than four, the least and the greatest."""
+        return middle(self.values)
 
 
-def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """(lower, upper); of fewer than four values, the least and the greatest."""
+def middle(values: Sequence[float]) -> tuple[float, float]:
+    """A twentieth lies below the first, one above the second; of fewer than four, the least and the greatest."""
     if len(values) < 4:
         return min(values), max(values)
-    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    lower, *_, upper = statistics.quantiles(values, n=20, method="inclusive")
     return lower, upper
 
 
@@ -121,7 +123,7 @@ class Run:
 
 def _result(entry: dict[str, Any]) -> Result:
     values = {name: tuple(map(float, entry[name])) for name in ("values", "units")}
-    return Result(**{**entry, **values})
+    return Result(**{**entry, **values, "rounds": tuple(map(int, entry.get("rounds", ())))})
 
 
 class Recorder:

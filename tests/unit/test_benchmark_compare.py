@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.compare import changes
+from benchmarks.compare import apart, changes
 from benchmarks.report.results import Better, Result, Run
 from benchmarks.slow_downs import slowed
 from benchmarks.turns import in_turns
@@ -64,6 +66,52 @@ def test_a_slower_machine_is_no_regression_where_a_unit_or_a_peer_was_measured_b
     assert verdicts(run_of(mine, peer), run_of(result(2.0, peer="theirs"), peer))[0] == "worse"
 
 
+def in_rounds(*medians: float) -> Result:
+    """Five repeats around each median, by a process each."""
+    values = [median * factor for median in medians for factor in NOISY[:5]]
+    return result(values=tuple(values), rounds=(5,) * len(medians))
+
+
+def test_what_differs_from_process_to_process_is_noise_however_alike_repeats_within_one_are() -> None:
+    was, slower = (1.0, 1.3, 0.8, 1.1, 0.9), (1.2, 1.5, 1.0, 1.4, 1.1)
+    assert verdicts(run_of(in_rounds(*was)), run_of(in_rounds(*slower))) == ["same"]
+    steady = (1.0, 1.01, 0.99, 1.0, 1.01)
+    assert verdicts(run_of(in_rounds(*steady)), run_of(in_rounds(*(1.3 * each for each in steady)))) == ["worse"]
+
+
+def test_the_more_figures_are_compared_the_farther_each_must_lie_from_its_noise() -> None:
+    noisy = tuple(1 + 0.12 * (value - 1) / 0.02 for value in NOISY)
+    old, new = result(values=noisy), result(values=tuple(1.35 * value for value in noisy))
+    assert verdicts(run_of(old), run_of(new)) == ["worse"]
+    others = [result(at={"size": size}) for size in range(2, 500)]
+    assert set(verdicts(run_of(old, *others), run_of(new, *others))) == {"same"}
+
+
+def test_two_runs_of_the_same_code_stay_quiet_and_agree() -> None:
+    draw = np.random.default_rng(0)
+
+    def run() -> Run:
+        """200 figures in five rounds: processes differ by 5 %, repeats of one by 3 %."""
+        figures = []
+        for size in range(200):
+            medians = np.exp(draw.normal(0, 0.05, 5))
+            values = tuple(float(m * f) for m in medians for f in np.exp(draw.normal(0, 0.03, 7)))
+            figures.append(result(at={"size": size}, values=values, rounds=(7,) * 5))
+        return run_of(*figures)
+
+    runs = [run() for _ in range(21)]
+    worse = sum("worse" in verdicts(old, new) for old, new in pairwise(runs))
+    assert worse <= 1
+    assert sum(len(apart(old, new)[0]) for old, new in pairwise(runs)) <= 0.001 * 20 * 200
+
+
+def test_spreads_that_have_nothing_in_common_are_apart() -> None:
+    old, near, far = result(), result(1.04), result(1.1)
+    assert apart(run_of(old), run_of(near)) == ([], 1)
+    assert apart(run_of(old), run_of(far)) == ([(old, far)], 1)
+    assert apart(run_of(old), run_of(result(at={"size": 2}))) == ([], 0)
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -88,9 +136,15 @@ def test_the_exit_status_says_whether_something_became_worse(
         monkeypatch.setattr(sys, "argv", ["benchmarks", "compare", *names])
         assert main() == status
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("worse: x time, ours size=1: 1.3 times what it was")
-    assert lines[1] == "1 figures compared, 1 worse"
-    assert lines[2].startswith("better: ")
+    assert lines[0] == "apart: x time, ours size=1: 0.983 to 1.027 and 1.278 to 1.335 s"
+    assert lines[1] == "0 of 1 figures agree within the spreads that both runs report"
+    assert lines[2].startswith("worse: x time, ours size=1: 1.3 times what it was")
+    assert lines[3] == "1 figures compared, 1 worse"
+    assert lines[6].startswith("better: ")
+    assert lines[8:] == [
+        "1 of 1 figures agree within the spreads that both runs report",
+        "1 figures compared, 0 worse",
+    ]
 
 
 def test_turns_time_every_work_beside_a_unit() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import json
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from benchmarks import harness
+from benchmarks.report import results
 from benchmarks.report.fits import fit, growth_rows, lines
 from benchmarks.report.page import as_html, as_markdown
 from benchmarks.report.plots import svg
@@ -41,6 +44,38 @@ def test_a_run_survives_its_file(tmp_path: Path) -> None:
     RUN.write_json(tmp_path / "a.json")
     assert Run.read(tmp_path / "a.json") == RUN
     assert json.loads((tmp_path / "a.json").read_text())["schema"] == SCHEMA
+
+
+SCHEMA_FILE = Path(results.__file__).parent / "results.schema.json"
+DESCRIBED = json.loads(SCHEMA_FILE.read_text())
+FOLDER = Path(harness.__file__).parent / "results"
+COMMITTED = [path for path in sorted(FOLDER.rglob("*.json")) if '"schema": "del-benchmarks' in path.read_text()[:100]]
+
+
+def test_a_run_is_as_the_schema_describes_it(tmp_path: Path) -> None:
+    RUN.write_json(tmp_path / "a.json")
+    document = json.loads((tmp_path / "a.json").read_text())
+    jsonschema.validate(document, DESCRIBED)
+    for wrong in (
+        {"extra": 1},
+        {"schema": "del-benchmarks/0"},
+        {"results": [{**document["results"][0], "values": []}]},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**document, **wrong}, DESCRIBED)
+
+
+def test_the_schema_has_every_field_and_the_documentation_names_it() -> None:
+    told = (Path(harness.__file__).parents[1] / "docs" / "benchmarks.md").read_text().partition("## The JSON")[2]
+    for kind, described in ((Run, DESCRIBED), (Result, DESCRIBED["$defs"]["result"])):
+        names = {field.name for field in fields(kind)}
+        assert names == set(described["properties"]) - {"schema"}
+        assert all(any(form in told for form in (f"`{name}`", f"`{name}[]", f"[].{name}`")) for name in names)
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_committed_runs_are_as_the_schema_describes(path: Path) -> None:
+    jsonschema.validate(json.loads(path.read_text()), DESCRIBED)
 
 
 @pytest.mark.parametrize(
