@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,15 @@ from del_codec.projection import (
     ContextDecoder,
     LinearDecoder,
     NoisyPrompt,
-    PosteriorPart,
     noise_features,
-    posterior_mean,
 )
 from del_codec.table import LatentTable
+from del_server.posterior import RANK, PosteriorMean, posterior_mean
 
-_CHUNK = 256
+# Positions whose posterior is computed at a time: on a CPU, few enough that their weights stay near it.
+_CHUNK, _CPU_CHUNK = 256, 32
+# The quick mean is one of embeddings that are wider than what it saves.
+LEAST_WIDTH = 4 * RANK
 # One for each prompt that is decoded at a time; see app.DECODERS.
 _HELPERS = ThreadPoolExecutor(2, thread_name_prefix="decode-helper")
 
@@ -45,6 +47,10 @@ class PromptDecoder:
         self.network = decoder.to(self._device, torch.float32).eval()
         self._latents = torch.from_numpy(table.latents.astype(np.int32) + LATENT_MAX).to(self._device)
         self._log_prior = torch.from_numpy(np.log(table.prior)).to(self._device, torch.float32)
+        quick = embeddings.device.type == "cpu" and embeddings.shape[1] >= LEAST_WIDTH
+        self._mean: Callable[[Tensor, Tensor, Tensor], Tensor] = (
+            PosteriorMean(embeddings) if quick else partial(posterior_mean, embeddings=embeddings)
+        )
         # A device keeps to a few settings; each costs V * d floats here.
         self._likelihood = lru_cache(maxsize=8)(self._build_likelihood)
 
@@ -121,19 +127,27 @@ class PromptDecoder:
             mean = torch.zeros(len(levels), self.table.spec.embedding_width, device=self._device)
         else:
             counts = torch.from_numpy(levels).to(self._device, torch.float32)
-            mean = torch.cat([self._mean(chunk, setting) for chunk in torch.split(counts, _CHUNK)]).float()
+            mean = self._means(counts, setting).float()
         return latents, mean, noise
 
-    def _mean(self, counts: Tensor, setting: NoiseSetting) -> Tensor:
+    def _means(self, counts: Tensor, setting: NoiseSetting) -> Tensor:
         """Posterior means [N, D] of levels [N, d]: the most of what decoding takes, so two threads share it where
         torch itself has but one."""
         theta, bias = self._likelihood(setting)
-        if self._device.type != "cpu" or torch.get_num_threads() > 1:
-            return posterior_mean(counts, theta, bias, self._embeddings)
-        half = len(bias) // 2
-        other = _HELPERS.submit(PosteriorPart.of, counts, theta[half:], bias[half:], self._embeddings[half:])
-        own = PosteriorPart.of(counts, theta[:half], bias[:half], self._embeddings[:half])
-        return own.joined(other.result())
+
+        @torch.inference_mode()
+        def of(chunks: Sequence[Tensor]) -> list[Tensor]:
+            return [self._mean(chunk, theta, bias) for chunk in chunks]
+
+        if self._device.type != "cpu":
+            return torch.cat(of(torch.split(counts, _CHUNK)))
+        half = -(-len(counts) // 2)
+        chunks = torch.split(counts, max(1, min(half, _CPU_CHUNK)))
+        if torch.get_num_threads() > 1 or len(chunks) == 1:
+            return torch.cat(of(chunks))
+        middle = len(chunks) // 2
+        others = _HELPERS.submit(of, chunks[middle:])
+        return torch.cat([*of(chunks[:middle]), *others.result()])
 
     def _clear(self, segment: PublicSegment) -> tuple[Tensor, Tensor, Tensor]:
         ids = torch.tensor(segment.token_ids, dtype=torch.long)

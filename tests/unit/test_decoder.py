@@ -15,7 +15,8 @@ from del_codec.errors import FrameError, InvalidValue
 from del_codec.frame import PrivateSegment, PublicSegment
 from del_codec.noise import NoiseSetting
 from del_codec.projection import ContextDecoder, LinearDecoder, ProjectionConfig
-from del_server.decoder import PromptDecoder
+from del_server.decoder import LEAST_WIDTH, PromptDecoder
+from del_server.posterior import TOLERANCE
 
 TABLE = small_table()
 SPEC = TABLE.spec
@@ -107,6 +108,15 @@ def test_embeddings_come_back_in_the_models_own_type() -> None:
     assert found.dtype == torch.bfloat16
     assert torch.allclose(found[:-1].float(), expectation(private), atol=0.05)
     assert torch.equal(found[-1], EMBEDDINGS[4].to(torch.bfloat16))
+
+
+def test_wide_embeddings_are_averaged_nearly_as_exactly() -> None:
+    wide = torch.cat([EMBEDDINGS, torch.randn(SPEC.vocabulary, LEAST_WIDTH - SPEC.embedding_width)], dim=1)
+    network = ContextDecoder(replace(CONFIG, embedding_width=LEAST_WIDTH))
+    private = encode(TABLE, np.arange(70) % SPEC.vocabulary, NoiseSetting.from_mu(5, SPEC.dim, 1))
+    posterior = torch.from_numpy(bayes(TABLE, private.levels(SPEC.dim), private.setting, TABLE.prior)).float()
+    found = PromptDecoder(TABLE, network, wide)([private])
+    assert (found - posterior @ wide).norm(dim=1).max() <= TOLERANCE * wide.norm(dim=1).mean()
 
 
 @pytest.mark.parametrize("outside", [-1, SPEC.vocabulary, 1 << 31])

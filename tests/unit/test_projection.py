@@ -6,28 +6,21 @@ import math
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from small_table import bayes, small_table
 from torch import Tensor, nn
 
-from del_codec.attacks import log_odds
 from del_codec.errors import InvalidValue
-from del_codec.noise import LATENT_MAX, MAX_SCALE, MIN_SCALE, NoiseSetting
+from del_codec.noise import MAX_SCALE, MIN_SCALE, NoiseSetting
 from del_codec.projection import (
     ContextDecoder,
     Encoder,
     LinearDecoder,
     NoisyPrompt,
-    PosteriorPart,
     ProjectionConfig,
     build_decoder,
     noise_features,
-    posterior,
-    posterior_mean,
 )
-from del_codec.randomize import randomize
 
 CONFIG = ProjectionConfig(dim=4, embedding_width=6, embedding_rms=0.5, width=16, layers=2, heads=2)
 LINEAR = replace(CONFIG, encoder="linear", decoder="linear")
@@ -77,29 +70,6 @@ def test_the_linear_encoder_is_one_bias_free_matrix_inside_of_the_box() -> None:
     x = 1e-2 * torch.randn(5, CONFIG.embedding_width)
     assert torch.equal(encoder(torch.zeros_like(x)), torch.zeros(5, CONFIG.dim))
     assert torch.allclose(encoder(x), x / CONFIG.embedding_rms @ encoder.project.weight.T)
-
-
-@pytest.mark.parametrize(("mu", "bits"), [(1, 1), (5, 3), (20, 8)])
-def test_the_posterior_and_its_mean_are_bayes_rule(mu: float, bits: int) -> None:
-    table = small_table()
-    setting = NoiseSetting.from_mu(mu, table.spec.dim, bits)
-    levels = randomize(table.latents, setting)
-    embeddings = torch.randn(table.spec.vocabulary, 6)
-    theta, log_complement = (torch.from_numpy(a).float() for a in log_odds(setting))
-    index = torch.from_numpy(table.latents.astype(np.int64) + LATENT_MAX)
-    bias = setting.levels * log_complement[index].sum(dim=1) + torch.from_numpy(np.log(table.prior)).float()
-    expected = torch.from_numpy(bayes(table, levels, setting, table.prior)).float()
-    counts = torch.from_numpy(levels).float()
-    assert torch.allclose(posterior(counts, theta[index], bias), expected, rtol=1e-3, atol=1e-6)
-    found = posterior_mean(counts, theta[index], bias, embeddings)
-    # The scores of one token are sums of thousands: float32 leaves their softmax three digits.
-    assert torch.allclose(found, expected @ embeddings, rtol=1e-3, atol=1e-3)
-    halves = [
-        PosteriorPart.of(counts, theta[index[part]], bias[part], embeddings[part])
-        for part in (slice(0, 5), slice(5, None))
-    ]
-    # Both parts' scores are rounded as the whole's are, by products whose order is the processor's.
-    assert torch.allclose(halves[0].joined(halves[1]), found, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [MIN_SCALE, 88_898, MAX_SCALE])

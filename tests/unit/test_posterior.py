@@ -1,0 +1,129 @@
+"""Bayes' rule on a whole vocabulary, and how near the quick mean stays to the exact one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from small_table import bayes, small_table
+from torch import Tensor
+
+from del_codec.attacks import log_odds
+from del_codec.noise import LATENT_MAX, NoiseSetting
+from del_codec.randomize import randomize
+from del_codec.table import LatentTable
+from del_server.posterior import RANK, TOLERANCE, PosteriorMean, posterior, posterior_mean
+
+TABLE = small_table(vocabulary=375 * RANK, dim=8)
+WIDTH = 4 * RANK
+# As much as float32 leaves to sums of a few thousand terms.
+ROUNDING = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def likelihood(table: LatentTable, setting: NoiseSetting) -> tuple[Tensor, Tensor]:
+    """theta [V, d] and bias [V] under the unigram prior."""
+    theta, log_complement = (torch.from_numpy(a).float() for a in log_odds(setting))
+    index = torch.from_numpy(table.latents.astype(np.int64) + LATENT_MAX)
+    bias = setting.levels * log_complement[index].sum(dim=1) + torch.from_numpy(np.log(table.prior)).float()
+    return theta[index], bias
+
+
+def question(mu: float = 16, bits: int = 4, tokens: int = 40) -> tuple[Tensor, Tensor, Tensor]:
+    """Levels [N, d] of the first tokens, theta [V, d] and bias [V]."""
+    setting = NoiseSetting.from_mu(mu, TABLE.spec.dim, bits)
+    levels = randomize(TABLE.latents[:tokens], setting)
+    return torch.from_numpy(levels).float(), *likelihood(TABLE, setting)
+
+
+def embeddings() -> Tensor:
+    """[V, WIDTH], half of them in common, as a language model's are, part of the rest what the latents tell."""
+    latents = torch.from_numpy(TABLE.latents).float() / LATENT_MAX
+    told = latents @ torch.randn(latents.shape[1], WIDTH)
+    return torch.randn(1, WIDTH) + told / 3 + torch.randn(len(latents), WIDTH) / 2
+
+
+def typical(table: Tensor) -> Tensor:
+    """The root mean square norm of an embedding."""
+    return table.square().sum(dim=1).mean().sqrt()
+
+
+@pytest.mark.parametrize(("mu", "bits"), [(1, 1), (5, 3), (20, 8)])
+def test_the_posterior_and_its_mean_are_bayes_rule(mu: float, bits: int) -> None:
+    table = small_table()
+    setting = NoiseSetting.from_mu(mu, table.spec.dim, bits)
+    levels = randomize(table.latents, setting)
+    values = torch.randn(table.spec.vocabulary, 6)
+    expected = torch.from_numpy(bayes(table, levels, setting, table.prior)).float()
+    counts, theta, bias = torch.from_numpy(levels).float(), *likelihood(table, setting)
+    assert torch.allclose(posterior(counts, theta, bias), expected, rtol=1e-3, atol=1e-6)
+    # The scores of one token are sums of thousands: float32 leaves their softmax three digits.
+    assert torch.allclose(posterior_mean(counts, theta, bias, values), expected @ values, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("mu", "bits"), [(16, 4), (24, 3), (32, 8)])
+def test_the_quick_mean_is_as_near_as_it_promises(mu: float, bits: int) -> None:
+    values = embeddings()
+    asked = question(mu, bits)
+    exact = posterior_mean(*asked, values)
+    quick = PosteriorMean(values)(*asked)
+    assert (quick - exact).norm(dim=1).max() <= TOLERANCE * typical(values)
+    # It left something out, so that this has tested what it is for.
+    assert not torch.allclose(quick, exact, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_the_promise_holds_for_embeddings_that_take_the_most_of_it() -> None:
+    # Unlikely tokens lie along one neglected direction, as far out as they are likely: all of the error adds up.
+    likely, vocabulary = 60, len(TABLE.latents)
+    bias = -2 * torch.arange(1, vocabulary + 1).log()
+    unlikely = torch.softmax(bias, dim=0)
+    unlikely[:likely] = 0
+    values = torch.zeros(vocabulary, WIDTH)
+    values[:, :RANK] = 1.5 * torch.eye(RANK).repeat(vocabulary // RANK, 1)
+    values[:, RANK] = 20 * unlikely / unlikely.norm()
+    asked = torch.zeros(1, 8), torch.zeros(vocabulary, 8), bias
+    error = (PosteriorMean(values)(*asked) - posterior_mean(*asked, values)).norm()
+    assert TOLERANCE * typical(values) / 10 < error <= TOLERANCE * typical(values)
+
+
+def test_a_flat_posterior_is_averaged_exactly() -> None:
+    values = embeddings()
+    levels, theta, bias = question()
+    flat = levels, torch.zeros_like(theta), torch.zeros_like(bias)
+    assert torch.allclose(PosteriorMean(values)(*flat), values.mean(dim=0), rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_a_certain_posterior_gives_the_tokens_own_embedding() -> None:
+    values = embeddings()
+    levels, theta, bias = torch.eye(8), torch.zeros(len(values), 8), torch.zeros(len(values))
+    theta[:8] = 100 * torch.eye(8)
+    assert torch.allclose(PosteriorMean(values)(levels, theta, bias), values[:8], rtol=ROUNDING, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("rank", [0, 1, RANK, RANK + 1])
+def test_embeddings_of_few_dimensions_lose_nothing(rank: int) -> None:
+    values = torch.randn(len(TABLE.latents), rank) @ torch.randn(rank, WIDTH)
+    asked = question()
+    scale = float(typical(values)) if rank else 1.0
+    error = (PosteriorMean(values)(*asked) - posterior_mean(*asked, values)).norm(dim=1).max()
+    assert error <= (ROUNDING if rank <= RANK else TOLERANCE) * scale
+
+
+def test_rows_do_not_depend_on_each_other() -> None:
+    levels, theta, bias = question()
+    mean = PosteriorMean(embeddings())
+    together = mean(levels, theta, bias)
+    alone = torch.cat([mean(row, theta, bias) for row in levels.split(1)])
+    assert torch.allclose(together, alone, rtol=1e-3, atol=1e-3)
+    assert mean(levels[:0], theta, bias).shape == (0, WIDTH)
+
+
+def test_the_quick_mean_of_bfloat16_embeddings_is_that_of_their_values() -> None:
+    values = embeddings().to(torch.bfloat16)
+    asked = question()
+    error = PosteriorMean(values)(*asked) - posterior_mean(*asked, values.float())
+    assert error.norm(dim=1).max() <= TOLERANCE * typical(values.float())
