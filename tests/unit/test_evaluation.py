@@ -34,7 +34,7 @@ from del_server.evaluation.attacks import ATTACKS
 from del_server.evaluation.estimate import Estimate
 from del_server.evaluation.leakage import Leakage
 from del_server.evaluation.report import measured as worst
-from del_server.evaluation.report import table, to_json
+from del_server.evaluation.report import readings, table, to_json
 from del_server.evaluation.study import Row, Study, TextResult, Windows
 from del_server.training.text import Ids
 
@@ -254,7 +254,7 @@ def test_the_worst_of_all_texts_is_recorded_rounded_against_the_codec(folder: Pa
     path = folder / "device.safetensors"
     before = LatentTable.load(path)
     rows = [row("a", 10, 1, 0.2001, 0.6), row("b", 10, 1, 0.1, 0.5999), row("a", 5, 1, 0.0, -0.0301)]
-    evaluate.record(folder, worst([result(*rows)]))
+    evaluate.record(folder, worst(readings([result(*rows)])))
     after = LatentTable.load(path)
     # Always guessing the commonest token, which succeeds with 5 % here, counts as an attack.
     assert after.spec.measured == (Measured(5000, 1, 50, -31), Measured(10_000, 1, 201, 599))
@@ -268,7 +268,7 @@ def test_rows_that_no_device_would_read_are_not_recorded(folder: Path) -> None:
     before = path.read_bytes()
     for bad in (row("a", 2e4, 1, 0.1, 0.5), row("a", 1e-4, 1, 0.1, 0.5)):
         with pytest.raises(InvalidValue, match=r"measured\.mu_milli"):
-            evaluate.record(folder, worst([result(bad)]))
+            evaluate.record(folder, worst(readings([result(bad)])))
     assert path.read_bytes() == before
 
 

@@ -24,7 +24,7 @@ from del_server.evaluation.denoise import DenoisedModel
 from del_server.evaluation.generation import GenerationRow, Passages, Writer, generation_table
 from del_server.evaluation.inversion import InversionConfig
 from del_server.evaluation.masked import MaskedLanguageModel
-from del_server.evaluation.report import heading, measured, table, to_json
+from del_server.evaluation.report import heading, measured, readings, table, to_json
 from del_server.evaluation.rivals import Rival
 from del_server.evaluation.sentence import SentenceEncoder
 from del_server.evaluation.study import Study, Windows
@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.json.write_text(json.dumps(to_json(results, rows, written, facts), indent=1) + "\n")
     if arguments.record:
         for folder in arguments.codec:
-            record(folder, measured(results))
+            record(folder, measured(readings(results)))
 
 
 def attack_names(text: str) -> list[str]:

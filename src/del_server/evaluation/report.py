@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from del_codec.spec import Measured
@@ -76,14 +76,30 @@ def _cells(row: Row, names: Sequence[str]) -> list[str]:
     return cells
 
 
-def measured(results: Sequence[TextResult]) -> tuple[Measured, ...]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Of one text at one setting: the strongest attack's share of the tokens, and the share of use that is retained."""
+
+    mu: float
+    bits: int
+    attack_success: float
+    retained: float
+
+
+def readings(results: Iterable[TextResult]) -> list[Reading]:
+    """Of all texts and settings."""
+    return [
+        Reading(row.mu, row.bits, row.attack_success, row.retained.mean) for result in results for row in result.rows
+    ]
+
+
+def measured(found: Sequence[Reading]) -> tuple[Measured, ...]:
     """Rows for a codec's spec: at each setting the texts' highest ASR (of the strongest attack) and lowest retained
     share, both rounded to the codec's disadvantage, since a default must hold on all texts."""
-    rows = [row for result in results for row in result.rows]
-    found = []
-    for mu, bits in sorted({(row.mu, row.bits) for row in rows}):
-        here = [row for row in rows if (row.mu, row.bits) == (mu, bits)]
-        success = max(row.attack_success for row in here)
-        retained = min(row.retained.mean for row in here)
-        found.append(Measured(round(1000 * mu), bits, math.ceil(1000 * success), math.floor(1000 * retained)))
-    return tuple(found)
+    rows = []
+    for mu, bits in sorted({(reading.mu, reading.bits) for reading in found}):
+        here = [reading for reading in found if (reading.mu, reading.bits) == (mu, bits)]
+        success = max(reading.attack_success for reading in here)
+        retained = min(reading.retained for reading in here)
+        rows.append(Measured(round(1000 * mu), bits, math.ceil(1000 * success), math.floor(1000 * retained)))
+    return tuple(rows)
