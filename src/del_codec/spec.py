@@ -67,8 +67,8 @@ class CodecSpec:
         _check_int("embedding_width", self.embedding_width, 1, 1 << 20)
         _check_int("mu_milli_min", self.mu_milli_min, 1, 10**7)
         _check_int("mu_milli_max", self.mu_milli_max, self.mu_milli_min, 10**7)
-        if not isinstance(self.model, str) or not 1 <= len(self.model) <= 256:
-            raise InvalidValue("model", self.model, "name the model in 1 to 256 characters")
+        if not isinstance(self.model, str) or not 1 <= len(self.model) <= 256 or not self.model.isprintable():
+            raise InvalidValue("model", self.model, "name the model in 1 to 256 printable characters")
         for name in ("model_sha256", "tokenizer_sha256", "chat_template_sha256"):
             value = getattr(self, name)
             absent_allowed = name == "chat_template_sha256" and value == ""

@@ -39,7 +39,7 @@ class Pattern:
             raise InvalidValue(field, expression, f"use at most {MAX_PATTERN_CHARS} characters")
         try:
             return cls(kind, re.compile(expression))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise InvalidValue(field, expression, f"not a regular expression ({error})") from None
 
     def find(self, text: str) -> Iterator[Found]:

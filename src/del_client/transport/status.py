@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -22,6 +23,8 @@ from del_codec.errors import (
 from del_codec.v1 import inference_pb2 as pb
 
 _MAX_TEXT = 2000
+# Seconds; a server that asks for more is asked again after so many.
+_LONGEST_WAIT = 86_400.0
 # What grpc.aio says, under INTERNAL, where a write meets a connection that has just been lost.
 _LOST = "Internal error from Core"
 # What grpc.aio says where TLS was not agreed upon.
@@ -32,7 +35,8 @@ _HUNG_UP = ("failed to connect", "Socket closed")
 
 def query_error(error: pb.QueryError) -> DelError:
     """The error of one query."""
-    return _error(error.code, error.message or error.reason, error.field, error.retry_after_ms / 1000 or None)
+    wait = min(error.retry_after_ms / 1000, _LONGEST_WAIT)
+    return _error(error.code, error.message or error.reason, error.field, wait or None)
 
 
 def rpc_error(error: grpc.aio.AioRpcError, server: str) -> DelError:
@@ -70,17 +74,17 @@ def _no_handshake(text: str, server: str) -> str:
 
 def _details(error: grpc.aio.AioRpcError) -> tuple[str, float | None]:
     """The field at fault and the seconds after which a retry may help, where the status has them."""
+    field, retry_after = "", None
     try:
         status = rpc_status.from_call(error)  # type: ignore[arg-type]  # all that it reads, the error has too
-    except ValueError:
-        return "", None
-    field, retry_after = "", None
-    for detail in status.details if status else ():
-        bad_request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
-        if detail.Unpack(bad_request) and bad_request.field_violations:
-            field = bad_request.field_violations[0].field
-        elif detail.Unpack(retry):
-            retry_after = retry.retry_delay.ToTimedelta().total_seconds()
+        for detail in status.details if status else ():
+            bad_request, retry = error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+            if detail.Unpack(bad_request) and bad_request.field_violations:
+                field = bad_request.field_violations[0].field
+            elif detail.Unpack(retry):
+                retry_after = min(max(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9, 0.0), _LONGEST_WAIT)
+    except (ValueError, DecodeError):  # a server may write anything there
+        pass
     return field, retry_after
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from del_codec import toml
 from del_codec.errors import ArtifactError, InvalidValue
 from del_server.access.tokens import DEFAULT_QUOTA
 from del_server.access.watched import read_bounded
@@ -69,8 +69,8 @@ class Quotas:
         if path is None:
             return cls({DEFAULT_QUOTA: Quota()})
         try:
-            tables = tomllib.loads(read_bounded(path).decode())
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+            tables = toml.loads(read_bounded(path).decode())
+        except ValueError as error:
             raise ArtifactError(f"{path} is not TOML ({error})") from None
         classes = {name: _quota(name, table) for name, table in tables.items()}
         return cls({DEFAULT_QUOTA: Quota(), **classes})

@@ -47,8 +47,8 @@ class Token:
                 raise InvalidValue(field, getattr(self, field), "use 1 to 64 letters, digits and . _ @ -")
         if not (re.fullmatch(r"[0-9a-f]{16}", self.id) and _HASH.fullmatch(self.sha256)):
             raise InvalidValue("id", self.id, "an entry has an id of 16 and a sha256 of 64 hex digits")
-        if self.expires < 0:
-            raise InvalidValue("expires", self.expires, "use seconds since 1970, or 0 for never")
+        if type(self.expires) is not int or self.expires < 0:
+            raise InvalidValue("expires", self.expires, "use whole seconds since 1970, or 0 for never")
 
     def expired(self) -> bool:
         """Whether its time is over."""
@@ -72,6 +72,8 @@ class Tokens:
         if len(self.all) > MAX_TOKENS:
             raise InvalidValue("tokens", len(self.all), f"a server has at most {MAX_TOKENS}")
         self._by_id = {token.id: token for token in self.all}
+        if len(self._by_id) < len(self.all):
+            raise InvalidValue("id", len(self.all), "every token has an id of its own")
         quotas: dict[str, str] = {}
         for token in self.all:
             if quotas.setdefault(token.name, token.quota) != token.quota:
