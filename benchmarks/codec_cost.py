@@ -42,7 +42,7 @@ from del_codec.randomize import randomize
 BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 DIMS = (16, 32, 64, 128, 256)
 # In one round.
-REPEATS, SLOW_REPEATS = 7, 3
+REPEATS, SLOW_REPEATS, ESTIMATES = 7, 3, 3
 DEL, NUMPY, UNPACKBITS = "DEL", "numpy binomial, packbits", "numpy unpackbits"
 RANDOM_LIMIT, MEMORY_LIMIT = "limit: its random bytes alone", "limit: a copy of rows and payload"
 Works = Mapping[str, Callable[[], object]]
@@ -160,7 +160,7 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
     if not torch.cuda.is_available():
         timed.append(Step("GPU", no_gpu))
     errors = [Step(f"estimate, {n} bits, d = {dim}", partial(estimate_error, n, dim)) for n, dim in scale.places]
-    yield timed + errors
+    yield timed + errors * ESTIMATES
 
 
 PLACE = ("bits", "dim")
