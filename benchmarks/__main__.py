@@ -1,7 +1,7 @@
 """`python -m benchmarks GROUP|all [--quick]` measures and reports; `report RUN` writes a run's report anew.
 
-`compare OLD NEW` compares two runs. `targets [GROUP...]` prints a line for each target and exits with 1 if one falls
-short.
+`document` writes the figures in README.md and docs/ anew from the committed results. `compare OLD NEW` compares two
+runs. `targets [GROUP...]` prints a line for each target and exits with 1 if one falls short.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.compare import apart, changes
+from benchmarks.document import documents, update
 from benchmarks.harness import ALL, SECTIONS, report, run
 from benchmarks.report.results import Result, Run
 from benchmarks.section import Settings
@@ -35,11 +36,15 @@ def main() -> int:
     reporting = commands.add_parser("report", help="write the report of a results.json anew")
     reporting.add_argument("run", type=Path)
     reporting.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="(default: %(default)s)")
+    commands.add_parser("document", help="write the figures in README.md and docs/ from the committed results")
     arguments = parser.parse_args()
     if arguments.command == "targets":
         return check(arguments.groups or GROUPS)
     if arguments.command == "compare":
         return compare(Run.read(arguments.old), Run.read(arguments.new))
+    if arguments.command == "document":
+        print(*(path.name for path in update(documents())), sep="\n")
+        return 0
     if arguments.command == "report":
         report(Run.read(arguments.run), arguments.out)
         return 0

@@ -35,7 +35,8 @@ def _install() -> tuple[tempfile.TemporaryDirectory[str], Path]:
     python = Path(folder.name) / "bin" / "python"
     pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     subprocess.run([sys.executable, "-m", "venv", folder.name], check=True)
-    subprocess.run([*pip, "--constraint", ROOT / "deploy" / "constraints.txt", ROOT], check=True)
+    if subprocess.run([*pip, "--constraint", ROOT / "deploy" / "constraints.txt", ROOT], check=False).returncode:
+        raise SystemExit("pip could not install the device's package, which needs its index")
     return folder, python
 
 

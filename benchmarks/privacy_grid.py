@@ -8,6 +8,7 @@ Curves of the committed evaluation at size (benchmarks/results/frontier) stand b
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.report.results import Recorder, Run
 from benchmarks.section import Plot, Section, Settings, Sheet, Step, Table
@@ -97,7 +99,7 @@ class Measured:
         self._attack_text = settings.attack_text
         windows, parts = scale.windows, scale.parts
         self._texts = [
-            Windows.of(text.stem, self._ids(text), count=windows * parts, prompt=PROMPT, continuation=CONTINUATION)
+            Windows.of(_named(text), self._ids(text), count=windows * parts, prompt=PROMPT, continuation=CONTINUATION)
             for text in settings.text or (SAMPLE,)
         ]
 
@@ -129,8 +131,26 @@ class Measured:
         )
 
 
+def _named(path: Path) -> str:
+    """What a text is called where paths of this machine say nothing."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def _ids(tokenizer: Any, separator: int, path: Path) -> Any:
     return tokenize(tokenizer, read_texts(path), separator)
+
+
+def recorded(table: LatentTable, way: str, record: Recorder) -> None:
+    """What a codec's maker measured, as the codec carries it and devices choose their default by."""
+    for row in table.spec.measured:
+        mu = row.mu_milli / 1000
+        setting, at = NoiseSetting.from_mu(mu, table.spec.dim, row.bits), {"mu": mu, "bits": row.bits}
+        token = Release(table.spec.dim * setting.levels, setting.threshold_max(table.largest_latent))
+        record.add(READ, row.attack_success / 1000, "", "lower", way, at)
+        record.add(KEPT, row.retained / 1000, "", "higher", way, at)
+        record.add(EPSILON, certify([token], unit="token", tokens=1, delta=DELTA).epsilon, "", "lower", way, at)
+        record.add(CAP, cap_prior(token, table.prior), "", "lower", way, at)
+        record.add(BYTES, table.spec.dim * row.bits / 8, "B", "lower", way, at)
 
 
 def committed(record: Recorder) -> None:
@@ -157,11 +177,14 @@ def committed(record: Recorder) -> None:
 def steps(settings: Settings) -> Iterator[list[Step]]:
     """What is proven of each codec, then what is measured of it."""
     scale = QUICK if settings.quick else FULL
+    # Sections before this one may have kept torch to one thread, and here nothing is timed.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     model = load_model(MODEL)
     found: list[Step] = []
     for folder in codec_folders():
         table = LatentTable.load(folder / DEVICE_FILE)
         measured = Measured(folder, model, scale, settings)
+        found.append(Step("its own rows", partial(recorded, table, f"{folder.name} (its card)")))
         found += [Step(f"proven, mu {mu:g}", partial(proven, table, folder.name, mu)) for mu in MUS]
         if settings.attack_text:
             found.append(Step("attacks learn", measured.train))
@@ -251,6 +274,7 @@ SECTION = Section(
         "`combined` use the sentence as well. A better attack may read more.",
         "retained": "the share of a clean prompt's use for predicting what follows: 1 is as good as in the clear, 0 as "
         "good as no prompt. Of several texts the worse counts, as for ASR.",
+        "(its card)": "the same codec as its maker measured it, at size: what devices choose their default by.",
         "(at size)": "codecs of the evaluations on a GPU that docs/results.md shows, with the attacks and texts "
         "there. A small sample of text scatters much more.",
     },

@@ -20,7 +20,7 @@ INTRODUCTION = (
     "grows, as one command measured it on one machine, beside the plain ways to do the same."
 )
 # More rows than this are shown when asked for.
-LONG = 26
+LONG = 36
 GROWTH = "Growth: the exponent of a power law through the medians"
 LEGEND = (
     "Each cell is the median of the repeats, in brackets what nine tenths of them lie between (of fewer than four, the "
@@ -62,7 +62,7 @@ def as_markdown(run: Run, sections: Sequence[Section]) -> str:
             parts.append("".join(f"- **{word}**: {meaning}\n" for word, meaning in section.words.items()))
         if note := run.notes.get(section.group):
             parts.append(f"{note}\n")
-        for sheet in [*section.sheets(run), *_tables(run, section)]:
+        for sheet in [*section.sheets(run), *tables(run, section)]:
             parts += [f"### {sheet.title}\n", *([f"{sheet.about}\n"] if sheet.about else []), markdown(sheet.rows)]
     return "\n".join(parts)
 
@@ -87,7 +87,7 @@ def as_html(run: Run, sections: Sequence[Section]) -> str:
         body += map(_sheet, section.sheets(run))
         plots = [drawn for plot in section.plots if (drawn := svg(run, section.group, plot))]
         body.append(f'<div class="plots">{"".join(plots)}</div>')
-        body += map(_sheet, _tables(run, section))
+        body += map(_sheet, tables(run, section))
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{meta}<title>{TITLE}</title><style>{STYLE}</style>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
@@ -103,7 +103,7 @@ def _prose(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"<code>\1</code>", escape(text))
 
 
-def _tables(run: Run, section: Section) -> Iterator[Sheet]:
+def tables(run: Run, section: Section) -> Iterator[Sheet]:
     """The figures, and how they grow; of each what was filled."""
     for table in section.tables:
         rows = table_rows(run, section.group, table)

@@ -13,6 +13,7 @@ from benchmarks.growth import SECTION
 from benchmarks.growth_local import by_prompts, message_bytes, shipped, table_bytes
 from benchmarks.report.fits import fit, growth_rows
 from benchmarks.report.results import Place, Recorder, Result, Run
+from benchmarks.server_process import started
 from del_client.ledger import MAX_LEDGER_BYTES
 from del_codec.table import LatentTable
 
@@ -110,3 +111,19 @@ def test_every_cause_has_its_lines() -> None:
     }
     rows = growth_rows(exact(), "growth", SECTION.plots)
     assert (local.BYTES, served.TURN, local.MESSAGES, "1.00") in [row[:4] for row in rows]
+
+
+@pytest.mark.slow
+def test_what_takes_a_server_is_measured_on_one_without_a_model() -> None:
+    record = Recorder("growth")
+    with started("benchmarks.stub") as server:
+        for count in (1, 8):
+            served.by_streams_without_model(server, count, 16, record)
+            served.by_connected(server, count, record)
+        served.conversation(server, (1, 2, 3), 4, record)
+    found = {(each.name, each.way, *each.at.items()): each.median for each in record.results()}
+    sent = [found[local.BYTES, local.MESSAGES, (served.TURN, turn)] for turn in (1, 2, 3)]
+    assert sent == sorted(set(sent))
+    assert found[local.BYTES, served.SO_FAR, (served.TURN, 3)] == sum(sent)
+    assert found[served.SHARED, served.STUB, (served.STREAMS, 8)] > 0
+    assert found[served.DOWN, served.DEVICE, (served.TURN, 1)] > 1

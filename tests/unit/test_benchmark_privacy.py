@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import privacy_grid
-from benchmarks.privacy_grid import BITS, BYTES, CAP, EPSILON, KEPT, READ, SECTION, committed, proven, sheets
+from benchmarks.privacy_grid import BITS, BYTES, CAP, EPSILON, KEPT, READ, SECTION, committed, proven, recorded, sheets
 from benchmarks.report.results import Recorder, Result, Run
 from benchmarks.report.tables import table_rows
 from del_codec.shipped import DEVICE_FILE, codec_folders
@@ -43,6 +43,17 @@ def test_what_was_evaluated_at_size_stands_beside_it() -> None:
     assert all(guarded)
 
 
+def test_what_a_codec_carries_stands_beside_it() -> None:
+    record = Recorder("privacy")
+    table = LatentTable.load(codec_folders()[0] / DEVICE_FILE)
+    recorded(table, "ours (its card)", record)
+    found = {(result.name, result.at["mu"], result.at["bits"]): result.median for result in record.results()}
+    for row in table.spec.measured:
+        assert found[READ, row.mu_milli / 1000, row.bits] == row.attack_success / 1000
+        assert found[KEPT, row.mu_milli / 1000, row.bits] == row.retained / 1000
+    assert len(found) == 5 * len(table.spec.measured)
+
+
 def test_the_answer_keeps_most_under_its_bound_with_the_fewest_bits() -> None:
     results = [
         *figures("ours", 5, 1, 0.1, 0.2, 30),
@@ -72,4 +83,4 @@ def test_attacks_and_use_are_measured_on_the_sample() -> None:
     found = {(result.name, result.at["mu"], result.at["bits"]): result.median for result in record.results()}
     assert found[READ, 20.0, 1] >= found["ASR map", 20.0, 1] > found["ASR prior", 20.0, 1]
     assert len([name for name, *_ in found if name == KEPT]) == 4
-    assert "4 of scandal_in_bohemia" in record.notes[0]
+    assert "4 of texts/scandal_in_bohemia.txt" in record.notes[0]

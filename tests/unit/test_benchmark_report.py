@@ -156,6 +156,26 @@ def test_the_harness_writes_all_four_files(tmp_path: Path, monkeypatch: pytest.M
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
+def test_of_several_groups_one_that_is_refused_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def steps(settings: Settings):  # type: ignore[no-untyped-def]
+        raise SystemExit("no root")
+        yield []
+
+    @contextmanager
+    def working(settings: Settings):  # type: ignore[no-untyped-def]
+        yield [Step("one", lambda record: record.add("time", 1.0, "s", "lower", "ours", {"size": 1}))]
+
+    sections = {name: Section(name, name.upper(), "", which, (), ()) for name, which in (("x", steps), ("y", working))}
+    monkeypatch.setattr(harness, "section", lambda group: sections[group])
+    run = harness.run(["x", "y"], Settings(quick=True), tmp_path)
+    assert dict(run.notes) == {"x": "Not measured: no root."}
+    assert [each.group for each in run.results] == ["y"]
+    assert "Not measured: no root." in (tmp_path / "report.html").read_text()
+    with pytest.raises(SystemExit, match="no root"):
+        harness.run(["x"], Settings(quick=True), tmp_path)
+
+
 def test_a_recorder_keeps_repeats_together() -> None:
     record = Recorder("x")
     for value in (1.0, 2.0):
