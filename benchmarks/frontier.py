@@ -116,14 +116,14 @@ def _train(plan: dict[str, Any], left: list[Item], told: argparse.Namespace, end
         folder = item.folder(told.out)
         folder.mkdir(exist_ok=True)
         timer = threading.Timer(max(0.0, ends - time.monotonic()), os.kill, (os.getpid(), signal.SIGINT))
-        if ends < float("inf"):
-            timer.start()
         try:
+            if ends < float("inf"):
+                timer.start()
             options = TrainingOptions(**item.options, seed=item.seed)
             recipe, references = recipes.load(_recipe(item.recipe, told.plan)), _references(item, told.out)
             make_codec(subject, recipe, options, corpus, folder, sources, references)
-        except TrainingStopped as stopped:
-            print(f"{folder.name}: {stopped}", flush=True)
+        except (TrainingStopped, KeyboardInterrupt) as stopped:  # time may be up before the training listens
+            print(f"{folder.name}: {str(stopped) or 'stopped'}", flush=True)
             return False
         finally:
             timer.cancel()

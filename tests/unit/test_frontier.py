@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from benchmarks import frontier
 from del_codec.errors import InvalidValue
 from del_server.commands.train import RUN_FILE
+from del_server.training import loop
 
 
 @pytest.fixture(autouse=True)
@@ -75,15 +77,33 @@ def test_a_plan_is_done_whole_and_only_once(plan: dict[str, Any], tmp_path: Path
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == written
 
 
-def test_what_time_cut_off_is_gone_on_with(plan: dict[str, Any], tmp_path: Path) -> None:
-    plan["codecs"][0]["options"] = {**plan["codecs"][0]["options"], "steps": 100_000}
-    del plan["codecs"][1]
-    assert go(plan, tmp_path, "--seconds", "3") == 3
-    assert (tmp_path / "out" / "one-0" / "checkpoint.safetensors").exists()
+def test_what_time_cut_off_is_gone_on_with(
+    plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is up in every third step."""
+    rate, seen = loop._schedule, []
+
+    def schedule(step: int, steps: int) -> float:
+        if step % 3 == 2 and step not in seen:
+            signal.raise_signal(signal.SIGINT)
+        seen.append(step)
+        return rate(step, steps)
+
+    monkeypatch.setattr(loop, "_schedule", schedule)
+    plan["codecs"][0]["options"] = {**plan["codecs"][0]["options"], "steps": 100}
+    checkpoint = tmp_path / "out" / "one-0" / "checkpoint.safetensors"
+    assert go(plan, tmp_path) == 3
+    before = checkpoint.read_bytes()
+    assert go(plan, tmp_path) == 3
+    assert checkpoint.read_bytes() != before
+    assert sorted(set(seen)) == list(range(6))
     assert not list((tmp_path / "out").glob(f"*/{RUN_FILE}"))
-    before = (tmp_path / "out" / "one-0" / "checkpoint.safetensors").read_bytes()
-    assert go(plan, tmp_path, "--seconds", "3") == 3
-    assert (tmp_path / "out" / "one-0" / "checkpoint.safetensors").read_bytes() != before
+
+
+def test_time_may_be_up_before_a_training_begins(plan: dict[str, Any], tmp_path: Path) -> None:
+    plan["codecs"][0]["options"] = {**plan["codecs"][0]["options"], "steps": 100_000}
+    assert go(plan, tmp_path, "--seconds", "0.001") == 3
+    assert not list((tmp_path / "out").glob(f"*/{RUN_FILE}"))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": "x"}'])
