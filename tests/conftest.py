@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -14,6 +15,12 @@ from tiny import write_tiny_codec, write_tiny_model
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Programs that come with development dependencies lie beside the interpreter, which need not be on the path.
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+if importlib.util.find_spec("hypothesis"):  # vLLM's environment has none, and its tests need none
+    from hypothesis import HealthCheck, settings
+
+    # No clock fails a test: other work may have the machine. What else holds is hypothesis' own choice, here and in CI.
+    settings.register_profile("patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session", autouse=True)

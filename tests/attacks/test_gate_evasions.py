@@ -176,7 +176,7 @@ class TestDowngrade:
             Gate(Policy(allow_clear=False), ledger, SERVER).public(message(SECRET))
 
     @given(flags=st.lists(st.booleans(), min_size=1, max_size=6))
-    @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_no_private_id_is_ever_in_a_public_segment(self, ledger, flags):
         table = codec()
         spans = [Span(tuple(range(at, at + 3)), flag, message=at) for at, flag in enumerate(flags)]
@@ -233,7 +233,7 @@ class TestManyWays:
         assert sum(sent) == 10
 
     @given(jumps=st.lists(st.integers(-5, 3), min_size=1, max_size=12))
-    @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_a_clock_that_jumps_opens_no_day_twice(self, tmp_path_factory, jumps):
         table, now = codec(), 1000
         setting = at(5, table)
@@ -252,7 +252,7 @@ class TestManyWays:
         assert sent == 2 * len(latest)
 
     @given(choices=st.lists(st.tuples(st.sampled_from([1.0, 3.0, 8.0, 20.0]), st.integers(1, 2), st.integers(1, 30))))
-    @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_settings_chosen_as_the_answers_come_stay_within_the_filter(self, tmp_path_factory, choices):
         table, got = codec(), list[Release]()
         policy = limited(conversation=Limit(epsilon=100.0))

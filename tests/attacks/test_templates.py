@@ -52,7 +52,7 @@ def public_texts(template: str, content: str) -> list[str]:
 
 @pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE)
 @given(words=st.lists(st.text(st.sampled_from("zqxjkw "), min_size=1, max_size=8), min_size=2, max_size=2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_what_is_public_does_not_depend_on_what_was_written(template: str, words: list[str]) -> None:
     """The characters outside of every region; none, where the template's own text is found to depend on the marks."""
     outside = []
@@ -95,7 +95,7 @@ AROUND = st.text(st.sampled_from("abc .,:()[]_\n'<|>"), max_size=10)
 
 @pytest.mark.parametrize("mode", ["placeholder", "private"])
 @given(parts=st.lists(st.tuples(AROUND, SECRETS), min_size=1, max_size=4), last=AROUND)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_public_token_holds_a_character_of_a_secret(mode: str, parts: list[tuple[str, str]], last: str) -> None:
     """Through the shipped tokenizer and template, whose own text has none of these characters."""
     kind = Kind("secret") if mode == "placeholder" else Kind("secret", mode="private", mu=2.0, pad=4)

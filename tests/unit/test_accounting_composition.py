@@ -67,7 +67,7 @@ class TestAgainstEnumeration:
         exact = Enumerated(releases).delta(at)
         assert exact <= delta_of(releases, at) <= exact * 1.01
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(st.lists(st.tuples(st.integers(1, 12), st.integers(1, HALF - 1)), min_size=2, max_size=4), st.data())
     def test_any_few_releases(self, raw: list[tuple[int, int]], data: st.DataObject) -> None:
         releases = [Release(n, HALF + t) for n, t in raw]
@@ -145,7 +145,7 @@ class TestMerging:
             delta_of([], at)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     *2 * [st.builds(Release, st.integers(1, 3000), st.integers(HALF + 2**20, HALF + 2**29))],
     st.floats(1e-9, 0.2),

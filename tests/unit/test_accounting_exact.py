@@ -158,7 +158,7 @@ def releases(draw: st.DrawFn) -> Release:
 
 
 class TestProperties:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(releases(), st.floats(1e-12, 0.9))
     def test_delta_undoes_epsilon(self, release: Release, target: float) -> None:
         found = epsilon(release, target)
@@ -167,7 +167,7 @@ class TestProperties:
             low, high = delta(release, found + step), delta(release, max(found - step, 0))
             assert low * (1 - 1e-8) <= target <= high * (1 + 1e-8)
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(releases(), st.integers(1, 500), st.floats(1e-12, 0.5))
     def test_more_draws_or_a_larger_threshold_never_cost_less(self, release: Release, more: int, target: float) -> None:
         found = epsilon(release, target) * (1 - 1e-8)
@@ -175,7 +175,7 @@ class TestProperties:
         higher = min(release.threshold_max + more * 10**6, GRID - 1)
         assert epsilon(Release(release.n_draws, higher), target) >= found
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(releases(), st.floats(1.001, 200))
     def test_renyi_divergences_stay_under_rho(self, release: Release, order: float) -> None:
         """Of one draw: divergences add up over draws."""

@@ -66,7 +66,7 @@ class TestAgainstTheBestTest:
         exact = best_of_all_tests(release, np.array(prior))
         assert exact * (1 - 1e-10) <= cap_prior(release, prior) <= exact * (1 + 1e-6)
 
-    @settings(deadline=None, max_examples=40)
+    @settings(max_examples=40)
     @given(
         st.builds(Release, st.integers(1, 30), st.integers(HALF + 1, GRID - 1)),
         st.lists(st.floats(1e-3, 1), min_size=1, max_size=12),

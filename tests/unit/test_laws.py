@@ -75,7 +75,7 @@ def test_the_draw_changes_exactly_at_every_boundary(bits: int) -> None:
 
 @given(st.integers(1, 8), st.integers(1, GRID - 1), st.data())
 @example(8, GRID - 1, None)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_u_gives_the_level_of_the_exact_distribution(bits: int, threshold: int, data: st.DataObject | None) -> None:
     levels = (1 << bits) - 1
     laws, exact = build([threshold], levels), distribution(threshold, levels)

@@ -17,14 +17,14 @@ RELEASES = st.builds(Release, st.integers(1, 5000), st.integers(HALF + 1, 2**32 
 
 
 @given(st.lists(RELEASES, min_size=1, max_size=3), st.floats(0.01, 1e4), st.floats(1e-12, 0.01))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_it_is_never_below_the_exact_epsilon(releases, limit, delta):
     tilt = filter_tilt(releases[:1], limit, delta)
     assert filter_epsilon(releases, delta, tilt) >= epsilon_of(releases, delta) * 0.99
 
 
 @given(RELEASES, st.integers(1, 50), st.floats(1e-9, 1e-3))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_what_zcdp_would_admit_the_filter_admits(one, times, delta):
     many = [Release(one.n_draws * times, one.threshold_max)]
     rho = rho_of(many)

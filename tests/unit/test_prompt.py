@@ -108,7 +108,7 @@ BYTES = byte_names()
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(chat=chats)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_spans_hold_the_tokens_of_the_whole_text(tokenizer: str, template: str, chat: list[Message]) -> None:
     spans = PromptReader(TOKENIZERS[tokenizer], ChatTemplate(TEMPLATES[template])).chat(chat)
     text = rendered(TEMPLATES[template], chat)
@@ -120,7 +120,7 @@ def test_spans_hold_the_tokens_of_the_whole_text(tokenizer: str, template: str, 
 @pytest.mark.parametrize("trim", BYTE_LEVEL)
 @pytest.mark.parametrize("template", TEMPLATES)
 @given(chat=chats)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_public_token_holds_a_byte_of_private_content(trim: bool, template: str, chat: list[Message]) -> None:
     spans = PromptReader(BYTE_LEVEL[trim], ChatTemplate(TEMPLATES[template])).chat(chat)
     text, regions = locate(ChatTemplate(TEMPLATES[template]), chat)
@@ -139,7 +139,7 @@ def test_no_public_token_holds_a_byte_of_private_content(trim: bool, template: s
 
 @pytest.mark.parametrize("tokenizer", ["merging", "dropping"])
 @given(content=st.text(st.sampled_from("qxz8é\u0301\u0308ﬁ\x00 \n"), min_size=1, max_size=12))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_public_token_holds_a_character_that_only_the_content_has(tokenizer: str, content: str) -> None:
     template = ChatTemplate(TIGHT)
     spans = PromptReader(TOKENIZERS[tokenizer], template).chat([Message("user", content)])
@@ -148,7 +148,6 @@ def test_no_public_token_holds_a_character_that_only_the_content_has(tokenizer: 
 
 
 @given(content=contents.filter(bool))
-@settings(deadline=None)
 def test_a_text_without_a_template_is_private_but_for_the_marks_around_it(content: str) -> None:
     tokenizer = TOKENIZERS["merging"]
     if not tokenizer.encode(content, add_special_tokens=False).ids:
