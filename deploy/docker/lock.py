@@ -1,11 +1,14 @@
 """The images' locks: every distribution with its version and hashes, under the versions that the tests ran with.
 
 `--check` looks only, without a network: each lock agrees with constraints.txt and holds what pyproject.toml asks for.
+`--installed` writes constraints-development.txt: what this environment has of everything that developing asks for, the
+indirect ones too, beside those that constraints.txt names. `make` installs exactly these.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "docker"
 CONSTRAINTS = ROOT / "deploy" / "constraints.txt"
+DEVELOPMENT = ROOT / "deploy" / "constraints-development.txt"
 # The extra of each image; build.lock holds the build's backend.
 EXTRAS = {"device": "gateway", "server": "server"}
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
@@ -28,7 +32,12 @@ def main() -> int:
     """Write the locks, or with --check say what is wrong with them; 0 if nothing is."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    if parser.parse_args().check:
+    parser.add_argument("--installed", action="store_true")
+    told = parser.parse_args()
+    if told.installed:
+        DEVELOPMENT.write_text("# The rest of what the tests ran with (make pins).\n" + "\n".join(installed()) + "\n")
+        return 0
+    if told.check:
         wrong = [line for name in (*EXTRAS, "build") for line in problems(name)]
         print("\n".join(wrong), end="\n" * bool(wrong))
         return int(bool(wrong))
@@ -62,6 +71,27 @@ def problems(name: str) -> list[str]:
         if version is None or not requirement.specifier.contains(version):
             lines.append(f"{name}.lock: {requirement}, and locked is {version}: run make lock")
     return lines
+
+
+def installed(extra: str = "dev") -> list[str]:
+    """name==version of what an extra of the project brings here, by name, but for what constraints.txt names."""
+    project = _project()["project"]
+    ahead = [Requirement(f"{project['name']}[{extra}]")]
+    seen: set[tuple[str, str]] = set()
+    versions: dict[str, str] = {}
+    while ahead:
+        requirement = ahead.pop()
+        name = canonicalize_name(requirement.name)
+        for part in {"", *requirement.extras} - {part for each, part in seen if each == name}:
+            seen.add((name, part))
+            if name == project["name"]:
+                texts = project["optional-dependencies"][part] if part else project["dependencies"]
+            else:
+                versions[name] = importlib.metadata.version(name).partition("+")[0]
+                texts = importlib.metadata.requires(name) or []
+            wanted = [Requirement(text) for text in texts]
+            ahead += [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": part})]
+    return sorted(f"{name}=={version}" for name, version in versions.items() if name not in pins(CONSTRAINTS))
 
 
 def pins(path: Path) -> dict[str, str]:

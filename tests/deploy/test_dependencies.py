@@ -19,8 +19,8 @@ PAGE = (ROOT / "docs" / "dependencies.md").read_text()
 IMAGES = ("device", "server")
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("dependencies", ROOT / "deploy" / "dependencies.py")
+def _load(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "deploy" / path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -29,7 +29,7 @@ def _load() -> ModuleType:
     return module
 
 
-dependencies = _load()
+dependencies, lock = _load("dependencies.py"), _load("docker/lock.py")
 
 
 def listed(image: str) -> dict[tuple[str, str], str]:
@@ -49,6 +49,15 @@ def test_everything_locked_is_listed_and_nothing_else(image: str) -> None:
     assert {*listed(image), *others} == set(locked)
     linux = {"sys_platform": "linux", "platform_machine": "x86_64", "python_full_version": "3.11.7"}
     assert not [name for name in others if (marker := locked[name].marker) is None or marker.evaluate(linux)]
+
+
+@pytest.mark.parametrize("extra", ["gateway", "demo"])
+def test_what_make_installs_is_pinned_the_indirect_too(extra: str) -> None:
+    pinned = lock.pins(ROOT / "deploy" / "constraints-development.txt")
+    brought = [line.partition("==")[0] for line in lock.installed(extra)]
+    assert len(brought) > 10
+    assert [name for name in brought if name not in pinned] == [], "run make pins"
+    assert not set(pinned) & set(lock.pins(ROOT / "deploy" / "constraints.txt"))
 
 
 @pytest.mark.parametrize("image", IMAGES)
