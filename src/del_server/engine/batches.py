@@ -52,11 +52,9 @@ class Batches:
         """Give a sequence a row; its prefix is computed if need be."""
         lora.use(self._model, sequence.adapter)
         prefix = self._prefixes.cache(self._model, sequence.prefix, sequence.adapter)
-        batch = self._batches.get(sequence.adapter)
-        if batch is None:
-            batch = self._batches[sequence.adapter] = Batch(self._shapes, self._record)
-        self._seats[sequence] = batch
+        batch = self._batches.get(sequence.adapter) or Batch(self._shapes, self._record)
         batch.add(sequence, prefix)
+        self._batches[sequence.adapter] = self._seats[sequence] = batch
 
     def remove(self, sequence: Sequence) -> None:
         """Free its row."""

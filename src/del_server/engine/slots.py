@@ -7,6 +7,7 @@ sampling or queues.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
 from del_server.engine.recorded import Record, RecordedSteps
+
+logger = logging.getLogger(__name__)
 
 TOKENS_A_GROWTH = 64
 GROWTH = 1.5
@@ -187,7 +190,7 @@ class Slots:
                 part[row, :, :touched] = 0
         longest = max(self._touched, default=0) + 1
         if len(self.lengths) * longest < LEAST_USE * self.positions:
-            self._resize(len(self.lengths), min(self._tokens, _rounded(longest)))
+            self._shrink(len(self.lengths), min(self._tokens, _rounded(longest)))
 
     def enter(self, model: Any, first: int, prompts: Sequence[Tensor]) -> Tensor:
         """Float32 logits [n, V] after further embeddings [C_i, D] of the prompts of n rows from `first` on.
@@ -232,7 +235,7 @@ class Slots:
         """From now on the buffers have at most so many positions, rows times tokens, or what the rows need now."""
         self._most = most
         if self.positions > most:
-            self._resize(len(self.lengths), max(self._touched, default=0) + 1)
+            self._shrink(len(self.lengths), max(self._touched, default=0) + 1)
 
     def _touch(self, first: int, ends: Sequence[int]) -> int:
         """Make room for rows from `first` on up to these ends; the longest of them."""
@@ -275,9 +278,19 @@ class Slots:
             return
         if self._recorded is not None:
             self._recorded.forget()
-        for layer in self._layers:
-            layer.resize(rows, tokens)
-        self._rows, self._tokens = rows, tokens
+        try:
+            for layer in self._layers:
+                layer.resize(rows, tokens)
+        finally:  # where memory gave out halfway, as much as all of them have
+            parts = [part for layer in self._layers for part in layer.parts]
+            self._rows, self._tokens = min(len(part) for part in parts), min(part.shape[2] for part in parts)
+
+    def _shrink(self, rows: int, tokens: int) -> None:
+        """Give memory back. Where there is too little even to move what stays, another time will do."""
+        try:
+            self._resize(rows, tokens)
+        except (RuntimeError, MemoryError):
+            logger.warning("keys and values could not be moved to smaller buffers", exc_info=True)
 
 
 def ragged_mask(positions: Tensor, longest: int, dtype: torch.dtype) -> Tensor:

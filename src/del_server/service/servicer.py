@@ -8,14 +8,14 @@ import random
 from collections.abc import AsyncIterator
 from typing import Never
 
-from del_codec.errors import DelError
+from del_codec.errors import DelError, UnavailableError
 from del_codec.v1 import inference_pb2 as pb
 from del_server.backend import Backend
 from del_server.service import scoring
 from del_server.service.aborting import Context, abort
 from del_server.service.guard import VISIT
 from del_server.service.messages import GRPC_PREFIX, info_to_pb
-from del_server.service.stream import Stream
+from del_server.service.stream import UNREAD_SECONDS, Stream, Unread
 from del_server.status import Draining, problem_of
 
 CHUNK_BYTES = 1 << 16
@@ -37,12 +37,18 @@ class InferenceService:
 
     async def Generate(self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Context) -> None:  # noqa: N802
         """Answer the queries of one stream; when it breaks, their tasks are cancelled, and so are their generations."""
-        async with asyncio.TaskGroup() as tasks:
-            stream = Stream(self._backend, VISIT.get(), context.write, tasks)
-            reader = tasks.create_task(stream.read(request_iterator))
-            ender = tasks.create_task(self._end_in_time(stream, reader))
-            await asyncio.wait({reader})
-            ender.cancel()
+        try:
+            with contextlib.ExitStack() as left:
+                async with asyncio.TaskGroup() as tasks:
+                    stream = Stream(self._backend, VISIT.get(), context.write, tasks)
+                    left.callback(stream.abandon)
+                    reader = tasks.create_task(stream.read(request_iterator))
+                    ender = tasks.create_task(self._end_in_time(stream, reader))
+                    await asyncio.wait({reader})
+                    ender.cancel()
+        except* Unread:
+            unread = f"nothing of the answers was taken for {UNREAD_SECONDS:g} s; read, and send the same bytes again"
+            await self._refuse(context, UnavailableError(unread))
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
         """Judge candidates after a prompt; when the call ends early, so does its work in the engine."""

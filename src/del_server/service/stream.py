@@ -33,7 +33,13 @@ logger = logging.getLogger(__name__)
 
 # A client may have sent some of a prompt before it learns that its query was refused.
 REMEMBERED = 256
+# A device that takes nothing for so long is let go, for its unsent answers hold places that others wait for.
+UNREAD_SECONDS = 60.0
 Write = Callable[[pb.GenerateResponse], Awaitable[None]]
+
+
+class Unread(Exception):
+    """A client takes nothing of what it is sent: its call must end."""
 
 
 @dataclass(slots=True)
@@ -83,6 +89,11 @@ class Stream:
         for query_id in [query_id for query_id, entry in self._entries.items() if entry.answer is None]:
             missing = InvalidValue("end", "missing", "end a prompt before closing the stream")
             await self._refuse(query_id, missing, ended=True)
+
+    def abandon(self) -> None:
+        """Free what the call's queries hold that its end left open: prompts that were not ended, or not begun upon."""
+        for query_id, entry in list(self._entries.items()):
+            self._close(query_id, entry, "abandoned")
 
     async def _take(self, request: pb.GenerateRequest, size: int) -> None:
         query_id, event = request.query_id, request.WhichOneof("event")
@@ -155,7 +166,7 @@ class Stream:
                     await outlet.end()
         except DelError as error:
             await self._fail(query_id, entry, error)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Unread):
             self._close(query_id, entry, "abandoned")
             raise
         except Exception as error:
@@ -215,8 +226,10 @@ class Stream:
         if query is not None:
             query.sent_bytes += size
         try:
-            async with self._writing:
+            async with asyncio.timeout(UNREAD_SECONDS), self._writing:
                 await self._write(response)
+        except TimeoutError:
+            raise Unread from None
         except grpc.aio.BaseError as error:
             # The client is gone; gRPC is about to cancel the call, and this task with it.
             raise asyncio.CancelledError from error
