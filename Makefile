@@ -19,7 +19,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest \
   --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: environments demo test test-vllm test-all fuzz lint format proto metrics-doc tools proto-lint lock pins audit licences clean
+.PHONY: environments demo test test-vllm test-all fuzz lint format proto metrics-doc page-images tools proto-lint lock pins audit licences clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
@@ -57,6 +57,10 @@ format: $(SERVER)/.dev
 
 proto: $(SERVER)/.dev
 	$(SERVER)/bin/python deploy/generate_protos.py
+
+# Pictures of the gateway's page; after a change of the page or of the shipped codec. Needs chromium.
+page-images: $(SERVER)/.dev
+	$(SERVER)/bin/python deploy/page_images.py
 
 metrics-doc: $(SERVER)/.dev
 	$(SERVER)/bin/python deploy/generate_metrics.py
