@@ -171,9 +171,10 @@ SECTION = Section(
         f"CPU time a token, {TOKENS} tokens at once, at mu {MU:g}. `encode` is all of a device's path from ids to "
         "packed bytes; the peers draw the same law from generators that are not made for secrets, and pack bit by bit. "
         "`limit` rows are what no encoder can beat: drawing as many random bytes, moving as many bytes of rows and "
-        f"payload. `{DECODE}` is what the server adds: the exact posterior mean over the vocabulary and a network, "
-        f"{DECODED} tokens at once. `bias` is the estimate's mean error in standard errors (two or three are chance) "
-        "and in units of the clip bound with its 95 % interval; `variance over theory` should be 1."
+        f"payload. `{DECODE}` is what the server adds: the posterior mean over the vocabulary and a network, "
+        f"{DECODED} tokens at once, with SmolLM2's embeddings. Tables of other dimensions than {SHIPPED_DIM} are "
+        "random. `bias` is the estimate's mean error in standard errors (two or three are chance) and in clip bounds "
+        "with its 95 % interval; `variance over theory` should be 1."
     ),
     steps=steps,
     rounds=5,

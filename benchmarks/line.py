@@ -16,7 +16,7 @@ from benchmarks.certificates import Authority
 from benchmarks.server_process import started
 from benchmarks.wire_server import DOORS, Door
 
-SETTLE_SECONDS = 0.3
+SETTLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ def table_bytes(vocabulary: int, dim: int) -> bytes:
     return LatentTable.to_bytes(spec, latents, draw.integers(1, 1000, vocabulary).astype(np.uint32))
 
 
-def decoder(table: LatentTable, device: str = "cpu") -> PromptDecoder:
-    """The server's half, on a device of torch's: a network of the shipped codec's shape, and a model's embeddings."""
+def decoder(table: LatentTable) -> PromptDecoder:
+    """The server's half: a network of the shipped codec's shape, and a model's embeddings."""
     network = ContextDecoder(ProjectionConfig(table.spec.dim, WIDTH, 1.0))
-    return PromptDecoder(table, network, torch.randn(table.spec.vocabulary, WIDTH, device=device))
+    return PromptDecoder(table, network, torch.randn(table.spec.vocabulary, WIDTH))

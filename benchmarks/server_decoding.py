@@ -1,4 +1,7 @@
-"""What a server's decoder costs a token, from packed bytes to embeddings, on a CPU, and on a GPU where there is one."""
+"""What a server's decoder costs a token, from packed bytes to embeddings, on a CPU, and on a GPU where there is one.
+
+Weights of the network are random: what it costs is the same.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ from functools import cache, partial
 import torch
 
 from benchmarks.codec_ways import IDS, MU, distributions_encoding, table_of, torch_encoding
-from benchmarks.random_codec import decoder
+from benchmarks.random_codec import WIDTH
 from benchmarks.report.results import Recorder
 from benchmarks.turns import in_turns
 from del_codec.encode import encode
 from del_codec.noise import NoiseSetting
+from del_codec.projection import ContextDecoder, ProjectionConfig
+from del_server.codec import input_embeddings
 from del_server.decoder import PromptDecoder
+from del_server.models import load_model
 
 TOKENS = 64
 DECODE, ENCODE_ON_GPU = "decode to embeddings", "encode on a GPU"
@@ -23,8 +29,16 @@ WITHOUT = "No GPU was found here, so what decoding costs on one, and what torch'
 
 
 @cache
+def embeddings(device: str) -> torch.Tensor:
+    """SmolLM2's: how far a posterior mean may be shortened depends on them, so random ones would not do."""
+    with torch.inference_mode():
+        return input_embeddings(load_model("smollm2", "float32", device))
+
+
+@cache
 def _decoder(dim: int, device: str) -> PromptDecoder:
-    return decoder(table_of(dim), device)
+    network = ContextDecoder(ProjectionConfig(dim, WIDTH, 1.0))
+    return PromptDecoder(table_of(dim), network, embeddings(device))
 
 
 def decoding(bits: int, dim: int, device: str = "cpu") -> Callable[[], torch.Tensor]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import codec_cost, estimate_error
+from benchmarks import codec_cost, estimate_error, server_decoding
 from benchmarks.codec_cost import DEL, FULL, encode_cost, parts_cost, steps
 from benchmarks.codec_ways import (
     TOKENS,
@@ -21,6 +21,7 @@ from benchmarks.codec_ways import (
     torch_encoding,
 )
 from benchmarks.estimate_error import error_of
+from benchmarks.random_codec import VOCABULARY, WIDTH
 from benchmarks.report.results import Recorder
 from benchmarks.section import Settings
 from benchmarks.server_decoding import WITHOUT, decoding, gpu_cost
@@ -74,7 +75,8 @@ def test_a_full_run_looks_at_every_number_of_bits_at_every_dimension() -> None:
     assert set(FULL.places) == {(bits, dim) for bits in range(1, 9) for dim in (16, 32, 64, 128, 256)}
 
 
-def test_the_server_decodes_a_prompt_to_embeddings() -> None:
+def test_the_server_decodes_a_prompt_to_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_decoding, "embeddings", lambda device: torch.randn(VOCABULARY, WIDTH, device=device))
     assert decoding(1, 16)().shape == (64, 576)
 
 
