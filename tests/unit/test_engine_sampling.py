@@ -22,7 +22,8 @@ LOGITS = torch.tensor([1.0, 3.0, -2.0, 2.5, 0.0, 2.9, -30.0])
 
 
 def drawn(sampling: Sampling, count: int = 4000, logits: torch.Tensor = LOGITS) -> list[int]:
-    return [choose(logits, sampling, position) for position in range(count)]
+    taken = take(logits.expand(count, -1), [Draw(sampling, position) for position in range(count)])
+    return [one[0] for one in taken if not isinstance(one, EngineError)]
 
 
 def law_of_transformers(temperature: float, top_k: int, top_p: float) -> torch.Tensor:
