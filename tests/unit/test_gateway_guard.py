@@ -8,6 +8,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from client_fakes import FakeServer, Serving, TinyCodec, client_arguments, make_codec
+from starlette.requests import Request
+from starlette.routing import Route
 
 from del_client import AsyncClient
 from del_client.gateway.app import create_app
@@ -105,6 +107,19 @@ async def test_every_answer_forbids_to_load_or_frame_anything(link: Link) -> Non
             headers = (await http.get(path)).headers
             assert headers["content-security-policy"].startswith("default-src 'none'; frame-ancestors 'none'")
             assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
+
+
+async def test_so_does_the_answer_when_something_unforeseen_fails(link: Link, caplog: pytest.LogCaptureFixture) -> None:
+    async def fails(request: Request) -> None:
+        raise ZeroDivisionError("what was asked")
+
+    app = create_app(link, GatewaySettings(), routes=[Route("/fails", fails)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app, False), base_url=BASE) as http:
+        answer = await http.get("/fails")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert "what was asked" not in answer.text
+    assert (answer.headers["x-frame-options"], answer.headers["cache-control"]) == ("DENY", "no-store")
+    assert len(caplog.records) == 1
 
 
 async def test_no_route_and_no_method_get_errors_of_the_same_shape(link: Link) -> None:

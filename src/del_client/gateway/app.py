@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import BaseRoute, Route
 
 from del_client.gateway.completions import chat_completions, text_completions
@@ -52,8 +53,12 @@ def create_app(
             Route("/v1/models/{name:path}", one_model, methods=["GET"]),
             *routes,
         ],
-        middleware=[Middleware(Guard, settings=settings, open_paths=(*OPEN_PATHS, *open_paths))],
-        exception_handlers=dict.fromkeys((ApiError, DelError, HTTPException, Exception), answer_error),
+        # Starlette itself answers what nobody foresaw outside of all middleware, where the guard adds no headers.
+        middleware=[
+            Middleware(Guard, settings=settings, open_paths=(*OPEN_PATHS, *open_paths)),
+            Middleware(ServerErrorMiddleware, handler=answer_error),
+        ],
+        exception_handlers=dict.fromkeys((ApiError, DelError, HTTPException), answer_error),
         lifespan=lifespan,
     )
     app.state.gateway = GatewayState(link, settings, metrics or GatewayMetrics())
