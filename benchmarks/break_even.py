@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from benchmarks.report.results import Result, Run
 from benchmarks.report.tables import Row, quantity
 
-HEADER = ("way", "beside", "bytes saved a prompt", "later, unshaped", "sooner below", "measured")
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -34,24 +32,34 @@ def meeting(saved: float, later: float) -> float:
     return 8 * saved / later if later > 0 else math.inf
 
 
-def break_even_row(mine: Cost, other: Cost, measured: str) -> Row:
-    """One line of the sheet; between brackets what the spread of the seconds allows."""
-    saved, later = other.bytes - mine.bytes, mine.seconds - other.seconds
+def break_even(mine: Cost, other: Cost) -> str:
+    """In words; between brackets what the spread of the seconds allows."""
+    saved = other.bytes - mine.bytes
+    rate = _rate(meeting(saved, mine.seconds - other.seconds))
     low, high = meeting(saved, mine.high - other.low), meeting(saved, mine.low - other.high)
-    rate = _rate(meeting(saved, later))
-    spread = "" if low == high else f" ({_rate(low)} to {_rate(high)})"
-    shown = quantity(later, "s") if later >= 0 else f"-{quantity(-later, 's')}"
-    return mine.way, other.way, quantity(saved, "B"), shown, f"{rate}{spread}", measured
+    return rate if low == high else f"{rate} ({_rate(low)} to {_rate(high)})"
 
 
-def found(timed: Sequence[Result], mine: str, other: str, link: str) -> str:
-    """Over which of the links that both were timed on the one was sooner, in words; "" where there is none."""
+def seen(timed: Sequence[Result], mine: str, other: str, link: str) -> str:
+    """Between which of the links that both were timed on the one stopped being sooner; "" where there are none."""
     by_way = {way: {result.at[link]: result.median for result in timed if result.way == way} for way in (mine, other)}
     both = sorted(by_way[mine].keys() & by_way[other].keys(), key=float)
-    sooner = [f"{rate:g}" for rate in both if by_way[mine][rate] < by_way[other][rate]]
-    later = [f"{rate:g}" for rate in both if by_way[mine][rate] >= by_way[other][rate]]
-    parts = [("sooner", sooner), ("later", later)]
-    return "; ".join(f"{word} at {', '.join(rates)} kbit/s" for word, rates in parts if rates)
+    sooner = [rate for rate in both if by_way[mine][rate] < by_way[other][rate]]
+    later = [rate for rate in both if rate not in sooner]
+    bounds = [f"above {sooner[-1]:g}"] if sooner else []
+    bounds += [f"below {later[0]:g}"] if later else []
+    return f"; measured: {', '.join(bounds)} kbit/s" if bounds else ""
+
+
+def break_even_rows(known: Sequence[Cost], timed: Sequence[Result], private: str, link: str) -> list[Row]:
+    """The header and a row for each way whose name begins with `private`, a cell for each other."""
+    mine = [cost for cost in known if cost.way.startswith(private)]
+    others = [cost for cost in known if not cost.way.startswith(private)]
+    rows = [
+        (cost.way, *(break_even(cost, other) + seen(timed, cost.way, other.way, link) for other in others))
+        for cost in mine
+    ]
+    return [("sooner than", *(other.way for other in others)), *rows]
 
 
 def costs(counted: Sequence[Result], unshaped: Sequence[Result], tokens: int, suffix: str) -> list[Cost]:

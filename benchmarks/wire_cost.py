@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from benchmarks.break_even import HEADER, break_even_row, costs, found, results_at
+from benchmarks.break_even import break_even_rows, costs, results_at
 from benchmarks.cable import NARROW, refused
 from benchmarks.carried import EMBEDDINGS, PEERS, UNDECODED, WIDTH, private, undecoded
 from benchmarks.line import Line
@@ -123,18 +123,14 @@ def sheets(run: Run) -> list[Sheet]:
     counted_bytes = results_at(run, GROUP, "bytes up a token", **{"prompt tokens": PROMPT, "streams": 1}, **off)
     timed = results_at(run, GROUP, "first token", **off)
     known = costs(counted_bytes, results_at(run, GROUP, "first token, unshaped", **off), PROMPT, UNDECODED)
-    rows = [
-        break_even_row(mine, other, found(timed, mine.way, other.way, LINK))
-        for mine in known
-        for other in known
-        if mine.way.startswith("DEL") and not other.way.startswith("DEL")
-    ]
+    rows = break_even_rows(known, timed, "DEL", LINK)
     about = (
-        f"`sooner below` is the rate of a link below which the answer to {PROMPT} tokens begins sooner than in the "
-        "other way: bytes saved over seconds later, in brackets what the spread of the seconds allows. `measured` says "
-        "where it did over the links that both were timed on."
+        f"The rate of a link below which the answer to {PROMPT} tokens begins sooner in the row's way than in the "
+        "column's: bytes saved over seconds later on a link without a bound, in brackets what the spread of the "
+        "seconds allows. Where both were timed over links of known rates, the last on which the one was sooner and the "
+        "first on which it was later say what was measured. Ways that save no bytes are sooner on none."
     )
-    return [Sheet("Where compact codes break even", about, [HEADER, *rows])] if rows else []
+    return [Sheet("Where compact codes break even", about, rows)] if len(rows) > 1 else []
 
 
 SECTION = Section(
