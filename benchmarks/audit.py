@@ -38,17 +38,19 @@ from del_server.service.messages import segment_from_pb
 
 SABOTAGED = Path(__file__).parents[1] / "tests" / "attacks" / "sabotaged.py"
 DIM, MILLION = 64, 10**6
-# (table, mu, bits): corners, and the codec that comes with the package at the noise that it is used at.
+# (table, mu, bits, tokens): corners, and the codec that comes with the package, also at the noise that it is used at.
 BOUNDS = [
-    ("corners", 1.0, 1),
-    ("corners", 0.5, 1),
-    ("corners", 1.0, 4),
-    ("corners", 1.0, 8),
-    ("shipped", 1.0, 1),
-    ("shipped", 8.0, 1),
+    ("corners", 1.0, 1, 1),
+    ("corners", 0.5, 1, 1),
+    ("corners", 1.0, 4, 1),
+    ("corners", 1.0, 8, 1),
+    ("corners", 0.25, 1, 16),
+    ("shipped", 1.0, 1, 1),
+    ("shipped", 8.0, 1, 1),
 ]
 FAULT_DRAWS, HONEST_DRAWS, HONEST_AUDITS = 5_000, 2_000, 1_000
 HONEST_BITS = (1, 4, 8)
+TARGET_DELTA, TARGET_AUDITS = 1e-2, 30
 SURE = 1 - 1e-6
 ODD_FRAME = 31
 
@@ -84,22 +86,21 @@ def table_of(name: str) -> LatentTable:
     return corner_table(DIM) if name == "corners" else LatentTable.load(codec_folders()[0] / DEVICE_FILE)
 
 
-def bound_audit(name: str, mu: float, bits: int, draws: int) -> Audit:
+def bound_audit(name: str, mu: float, bits: int, tokens: int, draws: int) -> Audit:
     """One audit through the messages of the wire."""
     table = table_of(name)
     setting = NoiseSetting.from_mu(mu, table.spec.dim, bits)
-    return audit(table, farthest_pair(table), setting, draws, sender=over_messages(table))
+    return audit(table, farthest_pair(table), setting, draws, sender=over_messages(table), tokens=tokens)
 
 
 def bounds(draws: int) -> dict[str, Any]:
     """Every setting of BOUNDS."""
     rows = []
-    for name, mu, bits in BOUNDS:
-        found = bound_audit(name, mu, bits, draws)
+    for name, mu, bits, tokens in BOUNDS:
+        found = bound_audit(name, mu, bits, tokens, draws)
         rows.append({"table": name, "mu": mu, "bits": bits, **found.to_dict()})
-        print(
-            name, mu, bits, [f"{bound.delta:g}: {bound.ratio:.3f}" for bound in found.bounds], found.alarms, flush=True
-        )
+        proven = {f"{bound.delta:g}": round(bound.ratio, 3) for bound in found.bounds}
+        print(name, mu, bits, tokens, proven, found.alarms, file=sys.stderr)
     return {"piece": "bounds", "draws": draws, "audits": rows}
 
 
@@ -109,14 +110,19 @@ def faults(draws: int) -> dict[str, Any]:
     for name, fault in _sabotaged().FAULTS.items():
         table = corner_table(fault.dim)
         sender, randomizer = fault.plant(table)
-        setting = NoiseSetting.from_mu(1, fault.dim, fault.bits)
         found = audit(
-            *(table, farthest_pair(table), setting, draws),
-            **{"sender": sender, "randomizer": randomizer, "confidence": SURE, "frame_tokens": ODD_FRAME},
+            table,
+            farthest_pair(table),
+            NoiseSetting.from_mu(1, fault.dim, fault.bits),
+            draws,
+            sender=sender,
+            randomizer=randomizer,
+            confidence=SURE,
+            frame_tokens=ODD_FRAME,
         )
         caught = bool(set(fault.caught_by) & set(found.alarms))
         rows.append({"fault": name, "bits": fault.bits, "alarms": found.alarms, "caught": caught})
-        print(name, found.alarms, flush=True)
+        print(name, found.alarms, file=sys.stderr)
     return {"piece": "faults", "draws": draws, "confidence": SURE, "faults": rows}
 
 
@@ -131,8 +137,24 @@ def honest(draws: int, audits: int) -> dict[str, Any]:
         interval = stats.binomtest(alarms["any"], audits).proportion_ci(0.95)
         low, high = float(interval.low), float(interval.high)
         rows.append({"bits": bits, "audits": audits, "alarms": dict(alarms), "rate_low": low, "rate_high": high})
-        print(rows[-1], flush=True)
+        print(rows[-1], file=sys.stderr)
     return {"piece": "honest", "draws": draws, "confidence": CONFIDENCE, "rows": rows}
+
+
+def proven_share() -> float:
+    """Of epsilon at delta = 1e-2, mu 1, one bit, in the corners: what a million draws of each token prove."""
+    found = bound_audit("corners", 1.0, 1, 1, MILLION)
+    return next(bound.ratio for bound in found.bounds if bound.delta == TARGET_DELTA)
+
+
+def missed_faults() -> float:
+    """Planted faults that give no alarm."""
+    return sum(not row["caught"] for row in faults(FAULT_DRAWS)["faults"])
+
+
+def honest_refutations() -> float:
+    """Audits of the honest mechanism that refute its epsilon."""
+    return sum(row["alarms"].get("epsilon", 0) for row in honest(HONEST_DRAWS, TARGET_AUDITS)["rows"])
 
 
 def _alarms(recording: Recording, table: LatentTable) -> list[str]:
@@ -153,7 +175,7 @@ def _sabotaged() -> ModuleType:
 
 
 def main() -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure, show each line as it comes, and write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("piece", choices=("bounds", "faults", "honest"))
     parser.add_argument("--draws", type=int, help="of each token (bounds 10^6, faults 5000, honest 2000)")

@@ -1,7 +1,8 @@
-"""Targets of the accounting: time for the largest releases. Its accuracy is a test, not a target."""
+"""Targets of privacy: time to certify the largest releases, and what an audit of the mechanism finds."""
 
 from __future__ import annotations
 
+from benchmarks.audit import honest_refutations, missed_faults, proven_share
 from benchmarks.stopwatch import median_seconds
 from benchmarks.target import Target
 from del_codec.accounting import certify
@@ -35,4 +36,7 @@ def caps_seconds() -> float:
 TARGETS = [
     Target("privacy.certificate_of_1e9_draws_s", 1, "at most", certificate_seconds),
     Target("privacy.caps_of_a_token_n8_s", 1, "at most", caps_seconds),
+    Target("privacy.audit_proven_share_of_epsilon", 0.9, "at least", proven_share),
+    Target("privacy.audit_planted_faults_missed", 0, "at most", missed_faults),
+    Target("privacy.audit_honest_refutations", 0, "at most", honest_refutations),
 ]

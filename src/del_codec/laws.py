@@ -66,7 +66,7 @@ class Coins:
 class Binomials:
     """u > 1.
 
-    guide: int16 [256 * 2^11], the level that the first 11 bits of U decide, or -1.
+    guide: int16 [256 * 2^11], the level that the first 11 bits of U decide, or -1; of each law equally many are -1.
     prefixes: int64 [256 * u], ascending: law * 2^48 + c with c <= 2^48 * F(k) <= c + 2.
     """
 
@@ -151,7 +151,7 @@ def _rounded_down(threshold: int, scaled: list[Decimal]) -> Iterator[int]:
 
 
 def _guide(prefixes: npt.NDArray[np.int64]) -> npt.NDArray[np.int16]:
-    """[256, 2^11] of c [256, u]: the number of boundaries below a cell, or -1 where one may lie in it."""
+    """[256, 2^11] of c [256, u]: boundaries below a cell, or -1, as it must be where one may lie in it."""
     shift = PREFIX_BITS - GUIDE_BITS
     cells = LAWS << GUIDE_BITS
     starts = np.arange(LAWS, dtype=np.int64)[:, None] << GUIDE_BITS
@@ -160,4 +160,12 @@ def _guide(prefixes: npt.NDArray[np.int64]) -> npt.NDArray[np.int16]:
     guide = np.cumsum(held.reshape(LAWS, -1), axis=1).astype(np.int16).ravel()
     guide[lowest] = _TIED
     guide[np.minimum(highest, starts + (1 << GUIDE_BITS) - 1)] = _TIED
-    return guide.reshape(LAWS, -1)
+    return _tied_alike(guide.reshape(LAWS, -1))
+
+
+def _tied_alike(guide: npt.NDArray[np.int16]) -> npt.NDArray[np.int16]:
+    """Every law with as many ties as the law with the most, or the time of a draw would tell of its latents."""
+    free = guide != _TIED
+    of_each = free.sum(axis=1)
+    spare = of_each - of_each.min()
+    return np.where(free & (free.cumsum(axis=1, dtype=np.int16) <= spare[:, None]), np.int16(_TIED), guide)

@@ -16,6 +16,7 @@ from sabotaged import FAULTS
 from scipy import stats
 
 from del_codec import keystream as keystream_module
+from del_codec.accounting import Release, epsilon
 from del_codec.encode import encode
 from del_codec.errors import InvalidValue
 from del_codec.noise import NoiseSetting
@@ -61,6 +62,14 @@ def test_a_planted_fault_is_caught(name: str) -> None:
 def test_bounds_come_near_the_certificate() -> None:
     bound = audit_of(corner_table(64), 1, draws=60_000, deltas=(1e-2,)).bounds[0]
     assert 0.7 < bound.ratio <= 1
+
+
+def test_bounds_of_prompts_come_near_theirs() -> None:
+    bound = audit_of(corner_table(64), 1, draws=60_000, mu=0.5, deltas=(1e-2,), tokens=4).bounds[0]
+    assert bound.certified == pytest.approx(
+        epsilon(Release(4 * 64, NoiseSetting.from_mu(0.5, 64, 1).threshold_max()), 1e-2)
+    )
+    assert 0.5 < bound.ratio <= 1
 
 
 @pytest.mark.slow
@@ -121,6 +130,7 @@ def test_no_clock_is_read_for_random_bytes(monkeypatch: pytest.MonkeyPatch) -> N
         ({"deltas": ()}, "confidence"),
         ({"deltas": (1.0,)}, "delta"),
         ({"frame_tokens": 0}, "frame_tokens"),
+        ({"tokens": 0}, "tokens"),
     ],
 )
 def test_what_can_t_be_audited_is_refused(changed: dict[str, object], field: str) -> None:

@@ -104,6 +104,29 @@ def test_tables_decide_no_stretch_in_which_a_boundary_lies(bits: int) -> None:
         assert not inside & set(decided.tolist())
 
 
+@pytest.mark.parametrize("mu", [0.5, 8, 60])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_how_often_a_draw_ties_tells_nothing_of_its_latents(bits: int, mu: float) -> None:
+    laws = laws_of(NoiseSetting.from_mu(mu, 64, bits))
+    assert isinstance(laws, Binomials)
+    ties = (laws.guide.reshape(LAWS, -1) == -1).sum(axis=1)
+    assert len(set(ties.tolist())) == 1
+
+
+def test_at_one_bit_every_latent_ties_at_one_byte_in_256() -> None:
+    for scale in (MIN_SCALE, 99_999, MAX_SCALE):
+        laws = laws_of(NoiseSetting(1, scale))
+        every = np.repeat(np.arange(LAWS, dtype=np.uint8), 256)
+        asked: list[int] = []
+
+        def first(count: int, asked: list[int] = asked) -> bytes:
+            asked.append(count)
+            return (bytes(range(256)) * LAWS)[:count]
+
+        laws.draw(every, first)
+        assert asked == [every.size, 4 * LAWS]
+
+
 @pytest.mark.parametrize("bits", range(1, 5))
 def test_the_probabilities_of_the_levels_add_up_to_the_law(bits: int) -> None:
     # The draw is monotone in U, so the stretch of U that gives level k is that between the values at which it changes:

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[1], help="(default: 1)")
     parser.add_argument("--draws", type=int, default=100_000, help="of each of two tokens (default: %(default)s)")
     parser.add_argument("--frame-tokens", type=int, default=FRAME_TOKENS, help="a frame (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=1, help="of the unit that is certified (default: %(default)s)")
     parser.add_argument("--delta", type=float, nargs="+", default=list(DELTAS), help="(default: %(default)s)")
     parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="of one audit (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write everything found to OUT")
@@ -45,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
                 deltas=arguments.delta,
                 confidence=arguments.confidence,
                 frame_tokens=arguments.frame_tokens,
+                tokens=arguments.tokens,
             )
             print(describe(one, table.spec.dim), flush=True)
             found.append(one)

@@ -13,7 +13,7 @@ from typing import Any
 from del_codec.errors import InvalidValue
 from del_codec.noise import NoiseSetting
 from del_codec.randomize import randomize
-from del_codec.release import check_delta
+from del_codec.release import check_delta, check_int
 from del_codec.table import LatentTable
 from del_server.evaluation.audit import goodness, repeats
 from del_server.evaluation.audit.bounds import Bound, lower_bounds
@@ -50,11 +50,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found. draws: of each token of the pair."""
+    """What an audit found. draws: of each token of the pair. tokens: of the unit that the bounds are of."""
 
     setting: NoiseSetting
     pair: Pair
     draws: int
+    tokens: int
     confidence: float
     bounds: tuple[Bound, ...]
     findings: tuple[Finding, ...]
@@ -84,13 +85,15 @@ def audit(
     deltas: Sequence[float] = DELTAS,
     confidence: float = CONFIDENCE,
     frame_tokens: int = FRAME_TOKENS,
+    tokens: int = 1,
 ) -> Audit:
-    """Record `draws` draws of each token and test them.
+    """Record `draws` draws of each token and test them. tokens: of the unit that the bounds are of.
 
     sender: where frames come from (None: this process's encoder). randomizer: what decides, for tests that choose its
     bytes. Raises InvalidValue.
     """
     _check(deltas, confidence)
+    check_int("tokens", tokens, 1, max(draws, 1))
     source = sender or encoder(table)
     recording = record(source, table, pair, setting, draws, frame_tokens)
     short = [pair[0]] * enough_tokens(table, pair[0], setting)
@@ -100,8 +103,9 @@ def audit(
         setting,
         pair,
         recording.draws,
+        tokens,
         confidence,
-        tuple(lower_bounds(recording, deltas, (1 - confidence) / 2)),
+        tuple(lower_bounds(recording, deltas, (1 - confidence) / 2, tokens)),
         (*findings, _certain("decisions", wrong)),
     )
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from del_codec.accounting import epsilon
+from del_codec.accounting import Release, epsilon
 from del_server.evaluation.audit.recording import Floats, Recording
 
 HELD_OUT = 4  # one draw in so many chooses thresholds
@@ -29,7 +29,7 @@ _DECIMALS = 9
 class Bound:
     """At this delta, epsilon is certified to be at most `certified`; the draws prove that it is at least `lower`.
 
-    Both of one token. share: of the first kind of draws that the test accepted, other: of the second.
+    Both of the same unit. share: of the first kind of units that the test accepted, other: of the second.
     """
 
     delta: float
@@ -49,14 +49,19 @@ class Bound:
         return self.lower / self.certified if self.certified else 0.0
 
 
-def lower_bounds(recording: Recording, deltas: Sequence[float], alpha: float) -> list[Bound]:
-    """One for each delta; all hold at once with a probability of at least 1 - alpha, for either token as the first."""
+def lower_bounds(recording: Recording, deltas: Sequence[float], alpha: float, tokens: int = 1) -> list[Bound]:
+    """One for each delta; all hold at once with a probability of at least 1 - alpha, for either token as the first.
+
+    tokens: of the unit, say a prompt that is wholly one token or wholly the other; so many draws make one of it.
+    """
     each = alpha / (2 * len(deltas))
-    first, second = _ratios(recording, 0), _ratios(recording, 1)
+    first, second = (_ratios(recording, which, tokens) for which in (0, 1))
+    unit = Release(recording.release.n_draws * tokens, recording.release.threshold_max)
     bounds = []
     for delta in deltas:
-        there = _bound(first, second, recording, delta, each)
-        back = _bound(np.negative(second), np.negative(first), recording, delta, each)
+        certified = epsilon(unit, delta)
+        there = _bound(first, second, certified, delta, each)
+        back = _bound(np.negative(second), np.negative(first), certified, delta, each)
         bounds.append(max(there, back, key=lambda bound: bound.lower))
     return bounds
 
@@ -72,18 +77,19 @@ def lower_bound(
     return bounds
 
 
-def _ratios(recording: Recording, which: int) -> Floats:
-    """log P1(K) / P2(K) of one token's draws, up to a constant, [n]."""
+def _ratios(recording: Recording, which: int, tokens: int) -> Floats:
+    """log P1(K) / P2(K) of one token's units, up to a constant, [n / tokens]."""
     p = recording.probabilities
     odds = np.log(p) - np.log1p(-p)
     levels = recording.levels[which]
     parts = [levels[at : at + _CHUNK] @ (odds[0] - odds[1]) for at in range(0, len(levels), _CHUNK)]
-    ratios: Floats = np.round(np.concatenate([np.zeros(0), *parts]), _DECIMALS)
+    draws = np.concatenate([np.zeros(0), *parts])
+    units = draws[: len(draws) // tokens * tokens].reshape(-1, tokens).sum(axis=1)
+    ratios: Floats = np.round(units, _DECIMALS)
     return ratios
 
 
-def _bound(first: Floats, second: Floats, recording: Recording, delta: float, alpha: float) -> Bound:
-    certified = epsilon(recording.release, delta)
+def _bound(first: Floats, second: Floats, certified: float, delta: float, alpha: float) -> Bound:
     cuts = len(first) // HELD_OUT, len(second) // HELD_OUT
     rest = len(first) - cuts[0], len(second) - cuts[1]
     if not min(*cuts, *rest):

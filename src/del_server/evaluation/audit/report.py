@@ -30,7 +30,7 @@ def describe(audit: Audit, dim: int) -> str:
     return "\n".join(
         [
             f"mu {setting.mu(dim):.4g}, {setting.bits} bits (noise scale {setting.scale}), d = {dim}: "
-            f"{audit.draws} draws of each of tokens {pair[0]} and {pair[1]}; epsilon of one token",
+            f"{audit.draws} draws of each of tokens {pair[0]} and {pair[1]}; epsilon of {_unit(audit.tokens)}",
             "",
             markdown_table(_COLUMNS, rows),
             "",
@@ -39,3 +39,7 @@ def describe(audit: Audit, dim: int) -> str:
             "",
         ]
     )
+
+
+def _unit(tokens: int) -> str:
+    return "one token" if tokens == 1 else f"{tokens} tokens, all the one or all the other"
