@@ -37,6 +37,7 @@ from del_server.service.call_counting import CallCounting, methods_of
 from del_server.service.call_tracing import CallTracing
 from del_server.service.guard import Guard
 from del_server.service.listening import HEALTH, SERVICE, SERVICES, build_server
+from del_server.service.one_message import OneMessage
 from del_server.tracing import Tracing
 
 WAITING_PER_SLOT = 8
@@ -150,7 +151,7 @@ async def running(backend: Backend, config: ServeConfig) -> AsyncIterator[int]:
         guard = Guard(gates, backend.metrics, open_to_all=(f"/{HEALTH}/",))
         # Behind the guard, so that nobody else has spans made.
         tracing = [CallTracing(backend.tracing, SERVICE)] if config.tracing else []
-        interceptors = [CallCounting(calls), guard, *tracing]
+        interceptors = [CallCounting(calls), guard, *tracing, OneMessage()]
         server, port = build_server(service, report.servicer, config, backend.limits, interceptors)
         await report.tell()
         await server.start()

@@ -43,6 +43,11 @@ class RawConnection:
         self._http.send_data(stream, data)
         await self._flush()
 
+    async def end(self, stream: int) -> None:
+        """Close our side of a call."""
+        self._http.end_stream(stream)
+        await self._flush()
+
     async def until(self, condition: Callable[[], bool]) -> None:
         async with self._news:
             await self._news.wait_for(lambda: condition() or self.closed)

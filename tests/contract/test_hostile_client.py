@@ -22,6 +22,7 @@ from del_server.access.tokens import new_token
 from del_server.app import LEAST_ROOM
 from del_server.service.listening import most_connections
 
+UNKNOWN, INVALID = grpc.StatusCode.UNKNOWN.value[0], grpc.StatusCode.INVALID_ARGUMENT.value[0]
 UNAUTHENTICATED, EXHAUSTED = grpc.StatusCode.UNAUTHENTICATED.value[0], grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
 # Of a whole test with a server, a model and thousands of streams of a client in one process.
 MEMORY = 512 << 20
@@ -57,6 +58,21 @@ async def test_a_length_prefix_beyond_the_limit_allocates_nothing(start_server: 
             await connection.until(lambda stream=stream: stream in connection.statuses)
             assert connection.statuses[stream] == EXHAUSTED
         assert peak_memory() - before < 64 << 20
+        await is_served(serving)
+        await connection.close()
+
+
+@pytest.mark.parametrize("message", [b"", b"\x00\x00\x00\x00\x02\xff\xff"])
+async def test_calls_of_one_message_that_bring_none(start_server: StartServer, message: bytes) -> None:
+    service, health = GENERATE.rpartition("/")[0], "/grpc.health.v1.Health/Check"
+    async with start_server() as serving:
+        connection = await RawConnection.open(serving.port)
+        for path in (*(f"{service}/{name}" for name in ("GetServerInfo", "Score", "DownloadCodec")), health):
+            stream = await connection.begin(path)
+            await connection.send(stream, message)
+            await connection.end(stream)
+            await connection.until(lambda stream=stream: stream in connection.statuses)
+            assert connection.statuses[stream] == (UNKNOWN if message else INVALID)
         await is_served(serving)
         await connection.close()
 

@@ -91,7 +91,7 @@ async def test_health_follows_the_engine(start_server: StartServer, monkeypatch:
 
 
 async def test_draining_finishes_what_was_accepted_and_takes_no_more(start_server: StartServer) -> None:
-    async with start_server() as serving:
+    async with start_server(drain_seconds=200.0) as serving:
         talk, idle = serving.talk(), serving.talk()
         await idle.ask(1, [public(5)])
         await idle.answer(1)
