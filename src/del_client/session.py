@@ -32,7 +32,7 @@ from del_client.prepared import Prepared, cut_spans
 from del_client.prompt import PromptReader, Span
 from del_client.protection.placeholders import Placeholders
 from del_client.protection.restoring import Restorer
-from del_client.query import PLAIN, Event, GenerationOptions, Query, Question, ServerInfo, Shaping, Traffic
+from del_client.query import PLAIN, CodecOffer, Event, GenerationOptions, Query, Question, ServerInfo, Shaping, Traffic
 from del_client.retrying import Interrupted, Patience, SendOnce, result
 from del_client.retrying import answer as unbroken
 from del_client.transport import Transport
@@ -61,6 +61,7 @@ class Session:
     _loop: LoopThread | None = None
 
     info: ServerInfo
+    offer: CodecOffer
     table: LatentTable
     reader: PromptReader
     desk: Desk
@@ -122,8 +123,10 @@ class Session:
         self.info = await self._transport.server_info()
         if not self.info.codecs:
             raise MismatchError(f"{self.server} serves {self.info.model} without a codec: nothing can be private there")
-        offer = self.info.codecs[0]
-        self.table = await self._cache.load(offer, self._transport.download(offer.fingerprint))
+        allowed = self.policy.codecs
+        known = [offer for offer in self.info.codecs if allowed is None or offer.fingerprint in allowed]
+        self.offer = (known or self.info.codecs)[0]  # what no policy allows can be looked at, and not sent with
+        self.table = await self._cache.load(self.offer, self._transport.download(self.offer.fingerprint))
         self.reader = load_reader(self.table.spec, self._tokenizer, self._chat_template)
         self.desk = Desk(self.table, self.reader, self.policy)
 
@@ -199,7 +202,7 @@ class Session:
         options: OptionArguments,
     ) -> Classification:
         asked, fields = read_options(options), [text] if isinstance(text, str) else list(text)
-        chosen, name = choose_task(self.info.codecs[0], task, len(fields), template, labels)
+        chosen, name = choose_task(self.offer, task, len(fields), template, labels)
         spans = self.reader.task(chosen, self.desk.chat([Message("user", field) for field in fields]))
         candidates = tuple(self.reader.ids(chosen.continuation(label)) for label in chosen.labels)
         setting = asked.setting(self.table.spec)
