@@ -10,38 +10,30 @@ included, and of a round trip over the loopback interface, which is steadier tha
 from __future__ import annotations
 
 import argparse
-import gc
 import itertools
 import json
 import os
-import random
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from benchmarks.arrivals import arrivals
+from benchmarks.leak import Leak, compare, timed
+from benchmarks.timing_subject import MU, TOKENS, Subject
 from benchmarks.wire import NO_LIMITS
 from del_client.gate import Gate
 from del_client.ledger import Ledger
 from del_client.message import Message
-from del_client.policy import Kind, Policy
-from del_client.prompt import PromptReader
-from del_client.protection.detectors import detectors_for
-from del_client.protection.patterns import BUILT_IN
+from del_client.policy import Policy
 from del_client.protection.placeholders import Placeholders
-from del_client.protection.protector import Protector
 from del_client.query import GenerationOptions, Query
 from del_client.transport.messages import requests
 from del_codec.bitpack import pack
@@ -49,175 +41,12 @@ from del_codec.encode import encode
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
 from del_codec.randomize import randomize
-from del_codec.shipped import DEVICE_FILE, TOKENIZER_FILE, codec_folders
-from del_codec.table import LatentTable
 from del_server.evaluation.markdown import markdown_table
 
-TOKENS, MU, REPEATS, PATH_REPEATS = 64, 8.0, 20_000, 2_000
+REPEATS, PATH_REPEATS = 20_000, 2_000
 BITS = (1, 3, 8)
-CROPS = (10, 25, 50, 75, 90, 95)  # percentiles above which times are left out
-TELLING = 4.5  # |t| from which dudect calls a leak
 JITTER_CROP = 90
-WARM_UP = 20
 PIECE_BYTES = 1024  # a message's room, so that a prompt leaves in several
-WORDS = ("README.md", "docs/privacy.md", "docs/wire-format.md", "docs/client.md", "docs/ledger.md", "docs/policy.md")
-
-Input = TypeVar("Input")
-Make = Callable[[], tuple[Input, Input]]  # one fixed, one drawn at random
-Ids = npt.NDArray[np.int64]
-Rows = npt.NDArray[np.int8]
-Levels = npt.NDArray[np.uint8]
-Times = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """Nanoseconds a prompt. difference: random less fixed, with its standard error; t: at `crop`, where |t| is largest.
-
-    spread: standard deviation of what the crop leaves. observations: of each kind, that t would come to TELLING.
-    """
-
-    stage: str
-    repeats: int
-    t: float
-    crop: int
-    difference: float
-    error: float
-    spread: float
-    observations: float
-
-    @property
-    def tells(self) -> bool:
-        """Whether the stage's time depends on what is private."""
-        return abs(self.t) >= TELLING
-
-    def observations_within(self, jitter: float) -> float:
-        """The same for who sees the stage's time with a jitter of so many nanoseconds on top."""
-        return _observations(self.difference, float(np.hypot(self.spread, jitter)))
-
-
-def compare(stage: str, clock: Callable[[Input], float], make: Make[Input], repeats: int) -> Leak:
-    """Have a clock, in ns, run on a fixed and on a random input, in random order.
-
-    Both are made anew before either is timed, or what making leaves in the caches would tell them apart.
-    """
-    kinds = np.unpackbits(np.frombuffer(os.urandom(-(-repeats // 8)), np.uint8))[:repeats].astype(bool)
-    times = np.zeros(repeats)
-    for _ in range(WARM_UP):
-        for given in make():
-            clock(given)
-    with _no_collection():
-        for at, kind in enumerate(tqdm(kinds.tolist(), desc=stage, mininterval=5)):
-            times[at] = clock(make()[kind])
-    return welch(stage, times[~kinds], times[kinds])
-
-
-def timed(work: Callable[[Input], object]) -> Callable[[Input], float]:
-    """The clock of a piece of work."""
-
-    def clock(given: Input) -> float:
-        start = time.perf_counter_ns()
-        work(given)
-        return time.perf_counter_ns() - start
-
-    return clock
-
-
-def welch(stage: str, fixed: Times, drawn: Times) -> Leak:
-    """Welch's t at the crop where it is largest."""
-    found = []
-    for crop in CROPS:
-        most = np.percentile(np.concatenate([fixed, drawn]), crop)
-        a, b = fixed[fixed <= most], drawn[drawn <= most]
-        if min(len(a), len(b)) < 2:
-            continue
-        error = float(np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b)))
-        difference, spread = float(b.mean() - a.mean()), float(np.concatenate([a - a.mean(), b - b.mean()]).std())
-        t = difference / error if error else 0.0
-        needed = _observations(difference, spread)
-        found.append(Leak(stage, len(fixed) + len(drawn), t, crop, difference, error, spread, needed))
-    return max(found, key=lambda leak: abs(leak.t))
-
-
-def _observations(difference: float, spread: float) -> float:
-    return 2 * (TELLING * spread / difference) ** 2 if difference else float("inf")
-
-
-def in_any_order(fixed: Callable[[], Input], drawn: Callable[[], Input]) -> tuple[Input, Input]:
-    """Both, made in random order: what is made last lies elsewhere in memory, and warmer."""
-    if random.random() < 0.5:
-        first = fixed()
-        return first, drawn()
-    last = drawn()
-    return fixed(), last
-
-
-class Subject:
-    """The shipped codec, public texts, and the two kinds of prompts."""
-
-    def __init__(self) -> None:
-        folder = codec_folders()[0]
-        self.table = LatentTable.load(folder / DEVICE_FILE)
-        self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        self.reader = PromptReader(self.tokenizer, None)
-        kinds = {name: Kind(name, "private", mu=MU) for name in BUILT_IN}
-        self.protector = Protector(kinds, detectors_for(kinds), self.table.spec.dim)
-        self.texts = list(self._windows())
-        self._rng = np.random.default_rng(0)
-        self._fixed = self._rng.integers(0, self.table.spec.vocabulary, TOKENS)
-
-    def ids(self) -> tuple[Ids, Ids]:
-        """Token ids [T]."""
-        drawn = self._rng.integers(0, self.table.spec.vocabulary, TOKENS)
-        return in_any_order(self._fixed.copy, drawn.copy)
-
-    def one_token(self) -> tuple[Ids, Ids]:
-        """Token ids [T], the fixed ones all alike: as far from random as a prompt can be."""
-        alike, drawn = np.full(TOKENS, self._fixed[0]), self.ids()[1]
-        return in_any_order(alike.copy, drawn.copy)
-
-    def rows(self) -> tuple[Rows, Rows]:
-        """Latents [T, d]."""
-        fixed, drawn = self.ids()
-        return in_any_order(lambda: self.table.rows(fixed), lambda: self.table.rows(drawn))
-
-    def corners(self) -> tuple[Rows, Rows]:
-        """Latents [T, d], the fixed ones all zero, the others all at the corners of the box."""
-        signs = (self._rng.integers(0, 2, (TOKENS, self.table.spec.dim)) * 2 - 1).astype(np.int8)
-        return in_any_order(lambda: 0 * signs, lambda: 127 * signs)
-
-    def levels(self, setting: NoiseSetting) -> tuple[Levels, Levels]:
-        """Levels [T, d]."""
-        fixed, drawn = self.rows()
-        return in_any_order(lambda: randomize(fixed, setting), lambda: randomize(drawn, setting))
-
-    def segments(self, setting: NoiseSetting) -> tuple[PrivateSegment, PrivateSegment]:
-        """A segment each."""
-        fixed, drawn = self.ids()
-        return in_any_order(lambda: encode(self.table, fixed, setting), lambda: encode(self.table, drawn, setting))
-
-    def text(self) -> tuple[str, str]:
-        """A text of T tokens each."""
-        fixed, drawn = self.texts[0], self.texts[random.randrange(1, len(self.texts))]
-        return in_any_order(lambda: fixed[:1] + fixed[1:], lambda: drawn[:1] + drawn[1:])  # strings of their own
-
-    def numbers(self) -> tuple[str, str]:
-        """A text of words, and one of as many tokens that is made of digits, as numbers of three."""
-        digits = "".join(random.choice("0123456789") if at % 4 < 3 else " " for at in range(2 * TOKENS))
-        end = self.tokenizer.encode(digits, add_special_tokens=False).offsets[TOKENS - 1][1]
-        return self.text()[0], digits[:end]
-
-    def _windows(self) -> Iterator[str]:
-        """Pieces of public text that are T tokens by themselves, with nothing in them that a detector finds."""
-        root = Path(__file__).parents[1]
-        for name in WORDS:
-            text = (root / name).read_text()
-            offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
-            for start in range(0, len(offsets) - TOKENS, 16):
-                piece = text[offsets[start][0] : offsets[start + TOKENS - 1][1]]
-                whole = len(self.tokenizer.encode(piece, add_special_tokens=False).ids) == TOKENS
-                if whole and "{{" not in piece and not self.protector.find(piece)[1]:
-                    yield piece
 
 
 def stages(subject: Subject, repeats: int) -> Iterator[Leak]:
@@ -295,16 +124,6 @@ def _round_trip(connection: socket.socket, payload: bytes) -> float:
     connection.sendall(payload)
     connection.recv(len(payload), socket.MSG_WAITALL)
     return time.perf_counter_ns() - start
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def table(facts: dict[str, Any]) -> str:
