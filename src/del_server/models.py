@@ -100,18 +100,28 @@ def smollm2_folder() -> Path:
 def publish_folder(folder: Path, write: Any) -> None:
     """Make `folder` whole or not at all: `write(staging)` fills another one, which then takes its name.
 
-    If somebody else made it meanwhile, theirs stays.
+    If somebody else made it meanwhile, theirs stays. Who may read it is what the umask says, whatever libraries chose.
     """
     staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
         write(staging)
-        staging.chmod(0o755)
+        withheld = _umask()
+        for path in staging.rglob("*"):
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~withheld)
+        staging.chmod(0o777 & ~withheld)
         os.replace(staging, folder)
     except OSError:
         if not folder.is_dir():
             raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _umask() -> int:
+    """What this process withholds; it can only be read by setting it."""
+    withheld = os.umask(0o077)
+    os.umask(withheld)
+    return withheld
 
 
 def _smollm2_gguf() -> Path:

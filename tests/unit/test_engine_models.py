@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,22 @@ def test_of_two_that_make_a_folder_the_first_stays(tmp_path: Path) -> None:
     publish_folder(target, overtaken)
     assert (target / "a").read_text() == "first"
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize(("withheld", "folder", "file"), [(0o022, 0o755, 0o644), (0o027, 0o750, 0o640)])
+def test_who_may_read_a_folder_is_what_the_umask_says(tmp_path: Path, withheld: int, folder: int, file: int) -> None:
+    def write(staging: Path) -> None:
+        (staging / "inner").mkdir(mode=0o700)
+        (staging / "inner" / "weights").touch(mode=0o600)
+
+    before = os.umask(withheld)
+    try:
+        publish_folder(tmp_path / "made", write)
+    finally:
+        os.umask(before)
+    inner = tmp_path / "made" / "inner"
+    modes = [path.stat().st_mode & 0o777 for path in (inner.parent, inner, inner / "weights")]
+    assert modes == [folder, folder, file]
 
 
 def test_the_alias_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
