@@ -11,6 +11,7 @@ from functools import cache, partial
 import numpy as np
 import numpy.typing as npt
 import torch
+from bitarray import bitarray
 from bitarray.util import int2ba
 
 from benchmarks.random_codec import VOCABULARY, WIDTH, table_bytes
@@ -103,11 +104,15 @@ def numpy_pack(levels: Levels, bits: int) -> bytes:
     return np.packbits((levels.reshape(-1, 1) >> places) & 1).tobytes()
 
 
+@cache
+def _codes(bits: int) -> dict[int, bitarray]:
+    return {level: int2ba(level, bits) for level in range(1 << bits)}
+
+
 def bitarray_pack(levels: Levels, bits: int) -> bytes:
-    """Integer by integer, as bitarray's documentation shows."""
-    packed = int2ba(0, 1)[:0]
-    for level in levels.ravel().tolist():
-        packed += int2ba(level, bits)
+    """By bitarray's own encoding of symbols, each with its bits for a code."""
+    packed = bitarray()
+    packed.encode(_codes(bits), levels.ravel().tolist())
     return packed.tobytes()
 
 

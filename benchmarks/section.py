@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.report.results import Recorder, Run
+from del_codec.errors import InvalidValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,10 @@ class Settings:
     model: str = "smollm2"
     codec: Path | None = None
     rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 0:
+            raise InvalidValue("rounds", self.rounds, "use a whole number of processes, or 0 for each section's own")
 
 
 @dataclass(frozen=True, slots=True)

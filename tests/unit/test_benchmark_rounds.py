@@ -13,6 +13,7 @@ from benchmarks import harness, one_round, rounds
 from benchmarks.report.results import Recorder, Result, Run
 from benchmarks.rounds import arguments, from_arguments, joined, measure_all
 from benchmarks.section import Section, Settings, Step
+from del_codec.errors import InvalidValue
 
 
 def result(*values: float, units: tuple[float, ...] = (), way: str = "ours") -> Result:
@@ -79,6 +80,11 @@ def test_a_process_leaves_what_it_measured(tmp_path: Path, monkeypatch: pytest.M
     assert [found.values for found in run.results] == [(1.0, 1.0)]
     assert run.notes == {"x": "so it is so it is"}
     assert run.quick
+
+
+def test_fewer_rounds_than_none_are_refused() -> None:
+    with pytest.raises(InvalidValue, match="rounds is -1"):
+        Settings(rounds=-1)
 
 
 def test_the_command_line_asks_for_rounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
