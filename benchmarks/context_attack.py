@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from del_codec.table import LatentTable
 
 Floats = npt.NDArray[np.float64]
 WEIGHTS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+DOUBT = 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +102,7 @@ def noise_evidence(table: LatentTable, gap: Gap, setting: NoiseSetting) -> Float
 def guesses(gaps: Sequence[Gap], extra: Sequence[Floats] | None = None, *, context: bool = True) -> list[Guess]:
     """One for each gap. extra: evidence that is exact, added in full; context: whether the model reads what is around.
 
-    score = a * around - b * alone + extra with a and b fitted on the documents of the other parity.
+    The model's score is a * around - b * alone, with a and b fitted on the documents of the other parity.
     """
     added = extra if extra is not None else [np.zeros(len(gap.ids)) for gap in gaps]
     pairs = list(itertools.product(WEIGHTS, WEIGHTS)) if context else [(0.0, -weight) for weight in WEIGHTS]
@@ -118,7 +120,14 @@ def _best(tried: dict[tuple[float, float], list[Guess]], used: Sequence[bool]) -
 
 
 def _guess(gap: Gap, pair: tuple[float, float], extra: Floats) -> Guess:
-    scores = pair[0] * gap.around - pair[1] * gap.alone + extra
-    total = scores.max() + math.log(float(np.exp(scores - scores.max()).sum()))
+    """What the model makes likely, with the share DOUBT of no preference at all, times what the extra evidence says."""
+    told = _normal(pair[0] * gap.around - pair[1] * gap.alone)
+    scores = np.log((1 - DOUBT) * told + DOUBT / len(told)) + extra
     first = scores >= scores.max() - 1e-9
-    return Guess((scores[0] - total) / math.log(2), float(first[0]) / int(first.sum()))
+    return Guess(math.log2(_normal(scores)[0] + sys.float_info.min), float(first[0]) / int(first.sum()))
+
+
+def _normal(scores: Floats) -> Floats:
+    weights = np.exp(scores - scores.max())
+    shares: Floats = weights / weights.sum()
+    return shares

@@ -53,7 +53,7 @@ def run(asked: Sequence[str], settings: Settings, folder: Path) -> Run:
         if note:
             notes[one.group] = note
     done = Run(
-        command=f"python -m benchmarks {' '.join(sys.argv[1:])}",
+        command=f"python -m benchmarks {' '.join(map(_short, sys.argv[1:]))}",
         started=started.isoformat(timespec="seconds"),
         seconds=time.monotonic() - began,
         quick=settings.quick,
@@ -78,6 +78,11 @@ def report(done: Run, folder: Path) -> None:
 def groups(done: Run) -> list[str]:
     """Those that a run has results or notes of, in order."""
     return list(dict.fromkeys([*(result.group for result in done.results), *done.notes]))
+
+
+def _short(word: str) -> str:
+    """A whole path by its folder and name: where files lie on a machine is nobody's business."""
+    return "/".join(Path(word).parts[-2:]) if Path(word).is_absolute() else word
 
 
 def section(group: str) -> Section:

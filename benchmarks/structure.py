@@ -38,11 +38,12 @@ WINDOW = 24
 TIMES = (1, 2, 4, 8, 16)
 ASKED = 5
 LM = "language model"
+ALL = "all kinds"
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured: spots of a kind in people's texts and in generated prompts, windows of both searches."""
+    """How much is measured: spots of each kind in people's texts, of all in generated ones, windows of both attacks."""
 
     spots: int
     planted: int
@@ -53,8 +54,8 @@ class Sizes:
     mus: tuple[float, ...]
 
 
-QUICK = Sizes(6, 2, 4, 1, (1, 4), (1, 4), (3.0,))
-FULL = Sizes(32, 2, 16, 2, TIMES, (1, 2, 4, 8), (3.0, 5.0, 8.0))
+QUICK = Sizes(6, 4, 4, 1, (1, 4), (1, 4), (3.0,))
+FULL = Sizes(32, 24, 16, 3, TIMES, (1, 2, 4, 8), (3.0, 5.0, 8.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,11 +73,10 @@ class Bench:
 
 
 def context(bench: Bench, origin: str, kind: str, record: Recorder) -> None:
-    """Guesses at one kind: among all values of the kind, and among those of the true one's length."""
-    most = bench.sizes.planted if origin == GENERATED else bench.sizes.spots
-    spots = [spot for spot in bench.spots if (spot.origin, spot.kind) == (origin, kind)]
+    """Guesses at one kind, or ALL: among all values of a spot's kind, and among those of the true one's length."""
+    spots = [spot for spot in bench.spots if spot.origin == origin and kind in (spot.kind, ALL)]
     random.Random(SEED).shuffle(spots)
-    gaps = _gaps(bench, spots[:most])
+    gaps = _gaps(bench, spots[: bench.sizes.planted if kind == ALL else bench.sizes.spots])
     alike = [one for one in (gap.of_one_length() for gap in gaps) if len(one.ids) > 1]
     for among, some in (("any length", gaps), ("same length", alike)):
         if len(some) < FEWEST:
@@ -197,7 +197,7 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
         GapReader(model, separator_id(tokenizer)),
         _windows(settings, tokenizer, sizes.windows),
     )
-    kinds = dict.fromkeys((spot.origin, spot.kind) for spot in spots)
+    kinds = dict.fromkeys((spot.origin, ALL if spot.origin == GENERATED else spot.kind) for spot in spots)
     yield [
         *(Step(f"{kind}, {origin}", partial(context, bench, origin, kind)) for origin, kind in kinds),
         Step("lengths", partial(lengths, bench)),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.context_attack import Gap, GapReader, guesses, noise_evidence
+from benchmarks.context_attack import DOUBT, Gap, GapReader, guesses, noise_evidence
 from benchmarks.resends import RepeatedChannel, allowed, through_the_gate
 from benchmarks.spots import AFTER, BEFORE, GENERATED, PEOPLE, Population, Spot, in_files, in_prompts
 from del_codec.accounting import certify
@@ -94,7 +94,8 @@ def gap(document: int, around: list[float]) -> Gap:
 def test_a_context_that_tells_is_used_and_one_that_misleads_is_not() -> None:
     telling = [gap(at, [2.0, 0.0, 0.0, 0.0]) for at in range(10)]
     assert [one.right for one in guesses(telling)] == [1.0] * 10
-    assert guesses(telling)[0].bits == pytest.approx(math.log2(math.exp(2) / (math.exp(2) + 3)))
+    told = math.exp(2) / (math.exp(2) + 3)
+    assert guesses(telling)[0].bits == pytest.approx(math.log2((1 - DOUBT) * told + DOUBT / 4))
     misleading = [gap(at, [-9.0, 0.0, 0.0, 0.0]) for at in range(10)]
     assert {(one.right, one.bits) for one in guesses(misleading)} == {(0.25, -2.0)}
     assert {(one.right, one.bits) for one in guesses(telling, context=False)} == {(0.25, -2.0)}
