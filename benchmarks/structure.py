@@ -19,6 +19,7 @@ from benchmarks.report.results import Place, Recorder
 from benchmarks.resends import allowed, read, through_the_gate
 from benchmarks.section import Plot, Section, Settings, Step, Table
 from benchmarks.spots import GENERATED, Population, Spot, in_files, in_prompts, populations
+from benchmarks.structure_sheets import sheets
 from del_codec.noise import NoiseSetting
 from del_codec.shipped import DEVICE_FILE, codec_folders
 from del_codec.table import LatentTable
@@ -243,4 +244,5 @@ SECTION = Section(
         Table("Asked again, at the gate", ("asked",), ("different payloads", "sendings charged")),
     ),
     plots=(Plot("Tokens read, by sendings at mu 5", "tokens read", "sendings", where={"mu": "5", "bits": "1"}),),
+    sheets=sheets,
 )
