@@ -14,13 +14,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from del_codec.errors import ArtifactError
+from del_client.cells import MOST, blob, damaged, number, text, whole
+from del_codec.errors import InvalidValue
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
 from del_codec.release import MAX_DRAWS, Release
 
 Grouping = Literal["day", "server", "conversation"]
 SECONDS_A_DAY = 86_400
+# 9999-12-31.
+LAST_DAY = 2_932_896
+# Of one unit, ever; more than any device draws.
+MOST_DRAWS = 1 << 48
 TAG_BYTES = 16
 KEY_BYTES = 32
 
@@ -75,7 +80,7 @@ class Entries:
     def __init__(self, database: sqlite3.Connection, now: float) -> None:
         self._database = database
         self.now = now
-        self.day = max(int(now // SECONDS_A_DAY), self._fact("day"))
+        self.day = max(int(now // SECONDS_A_DAY), self._fact("day", LAST_DAY))
 
     def tag(self, *parts: str | int | Iterable[int]) -> bytes:
         """A keyed hash of names and numbers, each with its length: HMAC-SHA256 under the ledger's key, 16 bytes."""
@@ -137,7 +142,8 @@ class Entries:
             (last,),
         ).fetchall()
         return [
-            Group(str(name), prompts, tokens, self._of_group(column, name)) for name, prompts, tokens in names[::-1]
+            Group(_name(name, column), prompts, whole(tokens, "tokens"), self._of_group(column, name))
+            for name, prompts, tokens in names[::-1]
         ]
 
     def _of_group(self, column: str, name: str | int) -> tuple[Release, ...]:
@@ -151,11 +157,13 @@ class Entries:
         row = self._database.execute(
             "SELECT conversation, mu, draws / tokens, threshold_max FROM releases ORDER BY id DESC LIMIT 1"
         ).fetchone()
-        return None if row is None else (row[0], row[1], Release(row[2], row[3]))
+        if row is None:
+            return None
+        return text(row[0], "conversation"), number(row[1], "mu"), _release(row[2], row[3])
 
     def tokens_in_the_clear(self) -> int:
         """Private tokens that were sent without privacy, ever."""
-        return int(self._database.execute("SELECT coalesce(sum(tokens), 0) FROM clear").fetchone()[0])
+        return whole(self._database.execute("SELECT coalesce(sum(tokens), 0) FROM clear").fetchone()[0], "tokens")
 
     def memory_bytes(self) -> int:
         """Bytes of remembered bits."""
@@ -166,7 +174,7 @@ class Entries:
         row = self._database.execute(
             "SELECT codec FROM releases WHERE conversation = ? ORDER BY id DESC LIMIT 1", (conversation,)
         ).fetchone()
-        return None if row is None else bytes(row[0]).hex()
+        return None if row is None else blob(row[0], "codec").hex()
 
     def remembered(self, tag: bytes, codec: str) -> list[PrivateSegment]:
         """The bits sent for a message under a codec, in order; none if they were never drawn, or are dropped."""
@@ -178,12 +186,12 @@ class Entries:
         rows = self._database.execute(
             "SELECT bits, scale, tokens, payload FROM segments WHERE memory = ? ORDER BY part", row
         )
-        return [PrivateSegment(NoiseSetting(bits, scale), tokens, bytes(data)) for bits, scale, tokens, data in rows]
+        return [_segment(*columns) for columns in rows]
 
     def times_drawn(self, tag: bytes) -> int:
         """How often a message's bits were drawn, under any codec, as far as is remembered."""
         row = self._database.execute("SELECT sum(draws) FROM memories WHERE tag = ?", (tag,)).fetchone()
-        return int(row[0] or 0)
+        return whole(row[0] or 0, "draws")
 
     def remember(
         self, tag: bytes, *, codec: str, conversation: str, message: int, segments: Sequence[PrivateSegment]
@@ -217,6 +225,8 @@ class Entries:
             row = self._database.execute(
                 "SELECT conversation FROM memories WHERE bytes > 0 ORDER BY used, id LIMIT 1"
             ).fetchone()
+            if row is None:
+                raise damaged("memory_bytes")
             self._drop_bits("conversation = ?", row)
 
     def forget(self, conversation: str | None) -> int:
@@ -241,16 +251,13 @@ class Entries:
 
     @cached_property
     def _key(self) -> bytes:
-        found = self._value("key")
-        if not isinstance(found, bytes) or len(found) != KEY_BYTES:
-            raise ArtifactError("the ledger's key is damaged: nothing was sent; restore the file, or move it away")
+        found = blob(self._value("key"), "key")
+        if len(found) != KEY_BYTES:
+            raise damaged("key")
         return found
 
-    def _fact(self, name: str) -> int:
-        found = self._value(name)
-        if not isinstance(found, int):
-            raise ArtifactError(f"the ledger's {name} is damaged: nothing was sent; restore the file, or move it away")
-        return found
+    def _fact(self, name: str, most: int = MOST) -> int:
+        return whole(self._value(name), name, most)
 
     def _value(self, name: str) -> object:
         row = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
@@ -260,11 +267,32 @@ class Entries:
         self._database.execute("UPDATE facts SET value = ? WHERE name = ?", (value, name))
 
 
-def _releases(draws: int, threshold: int) -> Iterator[Release]:
+def _releases(draws: object, threshold: object) -> Iterator[Release]:
     """That many draws, 0 or more, in as few releases as hold them."""
-    while draws > 0:
-        yield Release(min(draws, MAX_DRAWS), threshold)
-        draws -= MAX_DRAWS
+    left = whole(draws, "draws", MOST_DRAWS)
+    while left > 0:
+        yield _release(min(left, MAX_DRAWS), threshold)
+        left -= MAX_DRAWS
+
+
+def _release(draws: object, threshold: object) -> Release:
+    try:
+        return Release(whole(draws, "draws"), whole(threshold, "threshold_max"))
+    except InvalidValue:
+        raise damaged("draws or threshold_max") from None
+
+
+def _segment(bits: object, scale: object, tokens: object, payload: object) -> PrivateSegment:
+    try:
+        setting = NoiseSetting(whole(bits, "bits"), whole(scale, "scale"))
+        return PrivateSegment(setting, whole(tokens, "tokens"), blob(payload, "payload"))
+    except InvalidValue:
+        raise damaged("bits of a message") from None
+
+
+def _name(value: object, column: str) -> str:
+    """A group's name; a day's is its number."""
+    return str(whole(value, column, LAST_DAY)) if column == "day" else text(value, column)
 
 
 def _packed(numbers: Iterable[int]) -> bytes:

@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from del_codec.errors import InvalidValue
+from del_codec.spec import MAX_DIM
 
 NOISE_FEATURES = 3
+MAX_EMBEDDING_WIDTH = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,12 @@ class ProjectionConfig:
             raise InvalidValue("encoder", self.encoder, "use linear or tanh")
         if self.decoder not in ("linear", "context"):
             raise InvalidValue("decoder", self.decoder, "use linear or context")
-        if not all(isinstance(value, int) for value in (self.width, self.layers, self.heads)):
-            raise InvalidValue("width, layers, heads", (self.width, self.layers, self.heads), "use whole numbers")
+        shapes = (self.dim, self.embedding_width, self.width, self.layers, self.heads)
+        if not all(isinstance(value, int) for value in shapes):
+            raise InvalidValue("dim, embedding_width, width, layers, heads", shapes, "use whole numbers")
+        for name, most in (("dim", MAX_DIM), ("embedding_width", MAX_EMBEDDING_WIDTH)):
+            if not 1 <= getattr(self, name) <= most:
+                raise InvalidValue(name, getattr(self, name), f"use 1 to {most}")
         if self.heads < 1 or self.width % (2 * self.heads):
             raise InvalidValue("width", self.width, f"must be a multiple of twice the heads ({self.heads})")
         if not 0 <= self.layers <= 64 or not 0 < self.width <= 1 << 14:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from del_codec.errors import ArtifactError, InvalidValue, MismatchError
 from del_codec.frame import PrivateSegment, Segment
-from del_codec.projection import ProjectionConfig, build_decoder
+from del_codec.projection import ContextDecoder, LinearDecoder, ProjectionConfig, build_decoder
 from del_codec.shipped import CHAT_TEMPLATE_FILE, DEVICE_FILE, TOKENIZER_FILE
 from del_codec.spec import CodecSpec
 from del_codec.table import LatentTable
@@ -40,6 +40,7 @@ SOFT_PROMPT_FOLDER = "soft_prompt"
 REFERENCES_FILE = "references.safetensors"
 LORA_FOLDER = "lora"
 REFERENCES_FOLDER = "references"
+_MAX_CONFIG_BYTES = 1 << 20
 
 # A model and the folder of a LoRA to the name under which an engine has it; None where there is no such folder.
 LoadAdapter = Callable[[Any, Path], str | None]
@@ -96,8 +97,7 @@ class ServedCodec:
                 f"{spec.embedding_width} in {spec.dim} dimensions, its decoder for width {config.embedding_width} from "
                 f"{config.dim} dimensions, and the model has {list(embeddings.shape)}; train it again"
             )
-        network = build_decoder(config)
-        _load_weights(network, folder / DECODER_FILE)
+        network = read_decoder(config, folder / DECODER_FILE)
         soft = read_soft_prompt(folder / SOFT_PROMPT_FOLDER, spec.embedding_width).to(embeddings)
         tasks = load_tasks(folder, embeddings)
         decoder = PromptDecoder(table, network, embeddings)
@@ -172,16 +172,25 @@ def load_references(folder: Path) -> dict[str, Tensor]:
 def read_config(path: Path) -> ProjectionConfig:
     """The shapes of a codec's decoder. Raises ArtifactError."""
     try:
-        return ProjectionConfig(**json.loads(path.read_text())["projection"])
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ArtifactError(f"{path} has over {_MAX_CONFIG_BYTES} bytes: not a codec's configuration")
+        return ProjectionConfig(**json.loads(path.read_text(encoding="utf-8"))["projection"])
     except OSError as error:
         raise ArtifactError(f"{path} can't be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtifactError(f"{path} is not a codec's configuration: {error}") from None
 
 
-def _load_weights(network: torch.nn.Module, path: Path) -> None:
+def read_decoder(config: ProjectionConfig, path: Path) -> LinearDecoder | ContextDecoder:
+    """The decoder of those shapes with a file's weights, float32; memory is taken for what the file holds alone.
+
+    Raises ArtifactError.
+    """
     try:
+        with torch.device("meta"):
+            network = build_decoder(config)
         tensors = safetensors.torch.load_file(path)
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    except (OSError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{path} does not hold the decoder that {CONFIG_FILE} names: {error}") from None
+    return network

@@ -27,7 +27,7 @@ def read_soft_prompt(folder: Path, width: int) -> Tensor:
         others = sorted(path.name for path in folder.glob("adapter_model.*"))
         hint = f"; found {others}, but only safetensors are read" if others else ""
         raise ArtifactError(f"{weights} can't be read: {error.strerror}{hint}") from None
-    except (ValueError, KeyError, AttributeError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, AttributeError, RecursionError, safetensors.SafetensorError) as error:
         raise ArtifactError(f"{folder} is not a PEFT prompt-tuning adapter: {error}") from None
     if soft.ndim != 2 or soft.shape[1] != width or len(soft) > MAX_SOFT_TOKENS or not bool(soft.isfinite().all()):
         raise ArtifactError(f"{weights} holds a prompt of shape {list(soft.shape)}: expected finite [P, {width}]")

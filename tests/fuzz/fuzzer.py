@@ -22,6 +22,8 @@ _MEASURED_EVERY = 1 << 12
 def main() -> None:
     """Run until libFuzzer ends."""
     executions = 0
+    for data in TARGET.seeds():
+        TARGET.check(data)  # what is imported at first use is no input's fault
 
     def one_input(data: bytes) -> None:
         nonlocal executions

@@ -9,11 +9,14 @@ from pathlib import Path
 
 @functools.cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="del-fuzz-")
+    memory = Path("/dev/shm")  # where no disk is waited for
+    return tempfile.TemporaryDirectory(prefix="del-fuzz-", dir=memory if memory.is_dir() else None)
 
 
 def file_of(name: str, data: bytes) -> Path:
-    """A file of that name with these bytes, in place of an earlier one."""
+    """A file of that name with these bytes, in place of an earlier one and of what SQLite kept beside that."""
     path = Path(_folder().name, name)
+    for left in path.parent.glob(f"{name}-*"):
+        left.unlink()
     path.write_bytes(data)
     return path

@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 Mutate = Callable[[bytes], bytes]
 # The parsers by name; each is a module of `parsers`, imported when it is asked for.
-NAMES = ("access", "body", "config", "frame", "policy", "reply", "table")
+NAMES = ("access", "arguments", "artifact", "body", "config", "frame", "ledger", "policy", "reply", "table")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,8 @@ def kept(name: str) -> list[bytes]:
 
 
 def check_within_memory(target: Target, data: bytes) -> None:
-    """`check`, and raise where it held more memory than the target may."""
+    """`check`, and raise where it held more memory than the target may. The first check imports what it needs."""
+    target.check(data)
     tracemalloc.start()
     try:
         target.check(data)

@@ -38,7 +38,7 @@ def test_changed_inputs_hold(name: str) -> None:
     target = load(name)
     known = [*target.seeds(), *kept(name)]
 
-    @settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(known), st.integers(0, 1 << 32), _EDITS)
     def hold(data: bytes, seed: int, edits: list[tuple[float, int, bytes]]) -> None:
         change: Callable[[bytes], bytes] = lambda part: _edited(part, edits)  # noqa: E731

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from del_codec.encode import encode
 from del_codec.errors import ArtifactError, FrameError, InvalidValue, MismatchError
 from del_codec.frame import PrivateSegment, PublicSegment
 from del_codec.noise import NoiseSetting
+from del_codec.projection import ProjectionConfig
 from del_codec.table import LatentTable
-from del_server.codec import ServedCodec
+from del_server.codec import DECODER_FILE, ServedCodec, read_decoder
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,11 @@ def test_a_damaged_task_is_named(tasked_codec: Path, tmp_path: Path, model: Any,
         path.write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(ArtifactError, match="same"):
         ServedCodec.load(folder, model)
+
+
+def test_a_decoder_larger_than_its_file_is_refused_before_it_takes_memory(folder: Path) -> None:
+    config = ProjectionConfig(dim=16, embedding_width=32, embedding_rms=1.0, width=1 << 13, layers=1, heads=1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ArtifactError, match="does not hold the decoder"):
+        read_decoder(config, folder / DECODER_FILE)
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10 < 1 << 29  # its weights: 2 GB

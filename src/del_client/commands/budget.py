@@ -17,13 +17,14 @@ from del_client.terminal import one_line
 from del_codec.errors import InvalidValue
 
 _BAR = 30
+_MOST_ROWS = 1_000_000
 _NAME = 32  # that of a conversation which nobody named
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print, or erase; 0."""
-    if arguments.last < 1:
-        raise InvalidValue("last", arguments.last, "use a whole number from 1")
+    if not 1 <= arguments.last <= _MOST_ROWS:
+        raise InvalidValue("last", arguments.last, f"use a whole number from 1 to {_MOST_ROWS}")
     if arguments.all and arguments.forget is None:
         raise InvalidValue("all", True, "use it with --forget")
     path = arguments.ledger or default_path()
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _forget(ledger: Ledger, arguments: argparse.Namespace) -> int:
     if bool(arguments.forget) == arguments.all:
         raise InvalidValue("forget", arguments.forget, "name one conversation, or use --forget --all")
+    if not arguments.forget.isprintable():
+        raise InvalidValue("forget", arguments.forget, "name a conversation in printable characters")
     count = ledger.forget(arguments.forget or None)
     sys.stdout.write(f"the bits of {count} messages are erased; what they cost stays in the ledger\n")
     return 0
