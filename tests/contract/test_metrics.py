@@ -102,7 +102,8 @@ async def test_the_gauges_say_how_full_the_server_is(start_server: StartServer) 
         assert 0 < serving.sample("kv_cache_bytes") <= serving.sample("kv_cache_bytes_limit")
         await talk.cancel(1)
         await talk.answer(1)
-        assert serving.sample("kv_cache_tokens") == 0
+        while serving.sample("kv_cache_tokens"):
+            await asyncio.sleep(0.01)
 
 
 async def test_refusals_are_counted_by_reason(start_server: StartServer) -> None:

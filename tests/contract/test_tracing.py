@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -142,6 +143,8 @@ async def test_an_answer_that_is_left_ends_its_spans(start: Start) -> None:
     async with start(True) as pair:
         async for _ in pair.client.generate(ASKED, mu=5, max_new_tokens=300):
             break
+        while not pair.server.named(GENERATE):  # the server learns of it over the network
+            await asyncio.sleep(0.01)
     assert pair.device.only("del_client.generate").end_time
     assert pair.server.only(GENERATE).end_time
     assert pair.server.only("query").attributes["gen_ai.usage.output_tokens"] < 300

@@ -121,7 +121,7 @@ def test_the_leak_is_the_exact_posterior_of_the_true_token() -> None:
     with torch.no_grad():
         posterior, leak = released(made, ids, Dial.from_mu(6, DIM, 2))
     assert torch.allclose(posterior.sum(dim=-1), torch.ones(10, 800), atol=1e-4)
-    assert torch.allclose(leak, posterior.gather(-1, ids.unsqueeze(-1)).squeeze(-1))
+    assert torch.allclose(leak, posterior.gather(-1, ids.unsqueeze(-1)).squeeze(-1), atol=1e-5)
     # Bayes: the token is right as often as the posterior says, and a guess drawn from it as often as the leak.
     best, guess = posterior.max(dim=-1)
     drawn = posterior.pow(2).sum(dim=-1)
@@ -138,7 +138,7 @@ def test_the_papers_first_phase_decodes_clean_latents() -> None:
     ids, private = torch.tensor([[3, 0, 7]]), torch.tensor([[True, True, False]])
     found = made.noiseless(ids, private, torch.ones_like(private))
     latents = made.encoder(made.embeddings[ids])
-    assert torch.allclose(found[private], made.decoder.project(latents)[private])
+    assert torch.allclose(found[private], made.decoder.project(latents)[private], atol=1e-5)
     assert torch.equal(found[~private], made.embeddings[ids][~private])
 
 
@@ -191,7 +191,7 @@ def test_a_spread_encoder_starts_centred_and_near_the_corners() -> None:
     encoder = made.encoder
     assert isinstance(encoder, Encoder)
     values = encoder.skip(made.embeddings)
-    torch.testing.assert_close(values.std(dim=0), torch.full((DIM,), 5.0))
+    torch.testing.assert_close(values.std(dim=0), torch.full((DIM,), 5.0), atol=1e-4, rtol=0)
     torch.testing.assert_close(made.log_prior.exp() @ values, torch.zeros(DIM), atol=1e-4, rtol=0)
     assert made.baked().float().abs().mean() > 100
 
