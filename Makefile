@@ -20,7 +20,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 DEL_DEVICE_PYTHON=$(DEVICE)/bin/python $(SERVER)/bin/python -m pytest \
   --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: environments demo test test-vllm test-all fuzz lint format proto metrics-doc page-images tools proto-lint lock pins audit licences clean
+.PHONY: environments demo test test-vllm test-all benchmarks reference fuzz lint format proto metrics-doc page-images tools proto-lint lock pins audit licences clean
 
 demo: $(SERVER)/.demo $(DEVICE)/.ready
 	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE)
@@ -43,6 +43,18 @@ test-vllm: $(VLLM)/.ready
 EXECUTIONS ?= 100000
 fuzz: $(SERVER)/.fuzz
 	$(SERVER)/bin/python -m tests.fuzz $(TARGETS) --executions $(EXECUTIONS)
+
+# A report of every group, in minutes: build/benchmarks/report.html.
+benchmarks: $(SERVER)/.dev
+	$(SERVER)/bin/python -m benchmarks all --quick
+
+# The results that README.md and docs/ take their figures from, and these figures; FLAGS=--quick for less of everything.
+reference: $(SERVER)/.dev $(SERVER)/.demo $(DEVICE)/.ready
+	$(SERVER)/bin/python -m benchmarks all $(FLAGS)
+	cp build/benchmarks/results.json benchmarks/results/reference.json
+	$(SERVER)/bin/python -m benchmarks.shaping >benchmarks/results/shaping.md
+	$(SERVER)/bin/python deploy/demo.py --server-env $(SERVER) --device-env $(DEVICE) >benchmarks/results/demo.txt
+	$(SERVER)/bin/python -m benchmarks document
 
 lint: $(SERVER)/.dev
 	$(SERVER)/bin/ruff check .
