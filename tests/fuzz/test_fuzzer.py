@@ -25,10 +25,10 @@ def fuzz(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_target_holds_for_many_executions(name: str, tmp_path: Path) -> None:
-    done = fuzz(name, "--executions", "30000", "--work", str(tmp_path), "--out", str(tmp_path))
+    done = fuzz(name, "--executions", "5000", "--work", str(tmp_path), "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / f"{name}.json").read_text())
-    assert found["executions"] >= 30_000
+    assert found["executions"] >= 5000
     assert found["broke"] == 0
     assert found["edges"] > 20
 
