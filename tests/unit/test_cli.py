@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from client_fakes import DIM, WIDTH, FakeServer, Serving, TinyCodec, finish, make_codec, segments_of
+from client_fakes import DIM, WIDTH, FakeServer, Serving, TinyCodec, finish, segments_of
 from tokenizers import Tokenizer
 
 from del_client.commands.arguments import read_prompt
@@ -31,18 +31,8 @@ AWAY = ["--server", "127.0.0.1:1"]
 
 
 @pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
-
-
-@pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, "DEL_CACHE": str(tmp_path_factory.mktemp("cache"))}
-
-
-@pytest.fixture
-def server(codec: TinyCodec) -> FakeServer:
-    return FakeServer(codec)
 
 
 @dataclass

@@ -13,19 +13,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from client_fakes import FakeServer, Serving, TinyCodec, finish, make_codec, segments_of
+from client_fakes import FakeServer, Serving, TinyCodec, finish, segments_of
 
 from del_codec.v1 import inference_pb2 as pb
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
-
-
-@pytest.fixture
-def server(codec: TinyCodec) -> FakeServer:
-    return FakeServer(codec)
 
 
 @pytest.fixture

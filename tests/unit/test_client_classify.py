@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from client_fakes import DIM, FakeServer, Serving, ServingThread, TinyCodec, client_arguments, make_codec
+from client_fakes import DIM, FakeServer, Serving, ServingThread, TinyCodec, client_arguments
 
 from del_client import AsyncClient, Client, Ledger, Patience, Policy
 from del_codec.errors import InvalidValue, MismatchError, PrivacyRefusal, TimedOut, UnavailableError
@@ -20,11 +20,6 @@ from del_codec.v1 import inference_pb2 as pb
 
 MOOD = pb.TaskInfo(name="mood", template="Text: {}\nMood: ", labels=["good", "bad"])
 PAIR = pb.TaskInfo(name="pair", template="{}|{}", labels=["no", "yes"])
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
 
 
 @pytest.fixture

@@ -22,11 +22,6 @@ from del_codec.spec import Measured
 from del_codec.table import MAX_TABLE_BYTES
 
 
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
-
-
 @pytest.fixture
 def offer(codec: TinyCodec) -> CodecOffer:
     return CodecOffer(codec.fingerprint.hex(), len(codec.data))

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from client_fakes import DIM, WIDTH, FakeServer, Serving, TinyCodec, client_arguments, make_codec
+from client_fakes import DIM, WIDTH, FakeServer, Serving, TinyCodec, client_arguments
 
 from del_client import AsyncClient, Policy
 from del_client.metrics import DeviceMetrics
@@ -16,11 +16,6 @@ from del_codec.meters import EPSILON_DELTA
 from del_codec.noise import NoiseSetting
 from del_codec.released import releases_of
 from del_codec.v1 import inference_pb2 as pb
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
 
 
 async def failing(query_id: int, requests: list[pb.GenerateRequest]) -> AsyncIterator[pb.GenerateResponse]:

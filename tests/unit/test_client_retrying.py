@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from client_fakes import DIM, FakeServer, Serving, TinyCodec, ends, make_codec, segments_of
+from client_fakes import DIM, FakeServer, Serving, TinyCodec, ends, segments_of
 
 from benchmarks.bad_network import BadNetwork
 from del_client.query import Event, Finish, GenerationOptions, Limits, Query, Timings, TokenDelta, Traffic, Usage
@@ -24,11 +24,6 @@ LEVELS = np.random.default_rng(0).integers(0, 8, (300, DIM)).astype(np.uint8)
 SEGMENTS = (PublicSegment((1, 2)), PrivateSegment.from_levels(LEVELS, NoiseSetting(3, 200_000)))
 QUERY = Query("ab" * 32, SEGMENTS, GenerationOptions(max_new_tokens=TOKENS, temperature=1.0, seed=5))
 LIMITS = Limits(0, 0, 0, 150, 0)
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
 
 
 def word(position: int) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import grpc
 import numpy as np
 import pytest
-from client_fakes import DIM, FakeServer, Serving, TinyCodec, ends, finish, hello, make_codec, segments_of
+from client_fakes import DIM, FakeServer, Serving, TinyCodec, ends, finish, hello, segments_of
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -35,11 +35,6 @@ from del_codec.v1 import inference_pb2 as pb
 
 NO_LIMITS = Limits(0, 0, 0, 0, 0)
 SETTING = NoiseSetting(3, 200_000)
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
 
 
 def private(tokens: int, seed: int = 0) -> PrivateSegment:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
-from client_fakes import FakeServer, Serving, TinyCodec, client_arguments, make_codec
+from client_fakes import FakeServer, Serving, TinyCodec, client_arguments
 from starlette.requests import Request
 from starlette.routing import Route
 
@@ -19,11 +19,6 @@ from del_codec.errors import InvalidValue
 
 TOKEN = "a-token-of-24-characters"
 BASE = "http://127.0.0.1:8085"
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import pytest
-from client_fakes import FakeServer, TinyCodec, finish, hello, make_codec, segments_of
+from client_fakes import FakeServer, TinyCodec, finish, hello, segments_of
 from gateway_fakes import Gateway
 
 from del_client import Patience
@@ -21,11 +21,6 @@ from del_codec.v1 import inference_pb2 as pb
 
 STREAMS = 32
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
 
 
 def delta(query_id: int, text: str) -> pb.GenerateResponse:

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from client_fakes import FakeServer, Serving, TinyCodec, client_arguments, make_codec
+from client_fakes import FakeServer, Serving, TinyCodec, client_arguments
 
 from del_client import AsyncClient
 from del_client.gateway.app import create_app
@@ -23,11 +23,6 @@ from del_client.web.routes import open_paths, web_routes
 TOKEN = "a-token-of-24-characters"
 BASE = "http://127.0.0.1:8085"
 POLICY = Policy(limits=UnitLimits(day=Limit(rho=5000)))
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
 
 
 @pytest.fixture

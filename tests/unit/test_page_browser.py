@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from browser import chromium, needs_chromium, opened
-from client_fakes import FakeServer, TinyCodec, make_codec
+from client_fakes import FakeServer, TinyCodec
 from gateway_fakes import Gateway, Saying
 from playwright.sync_api import Browser, expect
 
@@ -27,11 +27,6 @@ HOSTILE = (
 def browser() -> Iterator[Browser]:
     with chromium() as browser:
         yield browser
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
 
 
 def gateway(codec: TinyCodec, folder: Path, *answers: str, **options: object) -> Gateway:

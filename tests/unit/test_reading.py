@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from client_fakes import FakeServer, Serving, TinyCodec, client_arguments, make_codec
+from client_fakes import FakeServer, Serving, TinyCodec, client_arguments
 
 from del_client import AsyncClient
 from del_client.message import Message
@@ -22,16 +22,6 @@ POLICY = Policy(
     }
 )
 DRAFT = "Ask ada@example.org or 020 7946 0958."
-
-
-@pytest.fixture(scope="module")
-def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
-    return make_codec(tmp_path_factory.mktemp("codec"))
-
-
-@pytest.fixture
-def server(codec: TinyCodec) -> FakeServer:
-    return FakeServer(codec)
 
 
 @pytest.fixture
