@@ -21,7 +21,7 @@ from pathlib import Path
 PROMPT = "My daughter Anna has a fever and a rash. What should I do?"
 # The same, its name marked: it stays on the device, behind a placeholder.
 MARKED = PROMPT.replace("Anna", "{{Anna}}")
-WEAK_MU, WEAKER_MU = "20", "40"
+WEAK_MU = "20"
 READY = re.compile(r"del-server ready on (\S+)")
 PROBE = """
 import importlib.util, sys
@@ -56,8 +56,8 @@ def main() -> int:
         ask(PROMPT)
         title(f"The same at a weaker setting of the dial (--mu {WEAK_MU}): a better answer, little protection")
         ask(PROMPT, "--mu", WEAK_MU)
-        title(f"What must not leak does not leave: {json.dumps(MARKED)}, the rest at --mu {WEAKER_MU}")
-        ask(MARKED, "--mu", WEAKER_MU)
+        title(f"What must not leak does not leave: {json.dumps(MARKED)}, the rest at --mu {WEAK_MU}")
+        ask(MARKED, "--mu", WEAK_MU)
         title("The same in the clear (--public), for comparison")
         ask(PROMPT, "--public")
         title("What an attack reads, token by token, at the default setting")

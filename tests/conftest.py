@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tiny import write_tiny_codec, write_tiny_model
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Programs that come with development dependencies lie beside the interpreter, which need not be on the path.
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+# Shells ignore Ctrl-C for what they start in the background, and the processes that tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if importlib.util.find_spec("hypothesis"):  # vLLM's environment has none, and its tests need none
     from hypothesis import HealthCheck, settings
 
