@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Never
 
 import grpc
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -62,6 +63,8 @@ class Stream:
         self._backend, self._visit, self._tasks = backend, visit, tasks
         self._journal = Journal(visit.caller.name)
         self._write, self._writing = write, asyncio.Lock()
+        self._unsent, self._taken = 0, 0.0
+        self._watch: asyncio.TimerHandle | None = None
         self._entries: dict[int, _Entry] = {}
         # Ids that were refused before their prompt ended: what the client had already sent of it is passed over.
         self._refused: dict[int, None] = {}
@@ -92,6 +95,8 @@ class Stream:
 
     def abandon(self) -> None:
         """Free what the call's queries hold that its end left open: prompts that were not ended, or not begun upon."""
+        if self._watch is not None:
+            self._watch.cancel()
         for query_id, entry in list(self._entries.items()):
             self._close(query_id, entry, "abandoned")
 
@@ -166,7 +171,7 @@ class Stream:
                     await outlet.end()
         except DelError as error:
             await self._fail(query_id, entry, error)
-        except (asyncio.CancelledError, Unread):
+        except asyncio.CancelledError:
             self._close(query_id, entry, "abandoned")
             raise
         except Exception as error:
@@ -225,11 +230,34 @@ class Stream:
         self._backend.metrics.wire_bytes["sent", bits].inc(size)
         if query is not None:
             query.sent_bytes += size
+        loop = asyncio.get_running_loop()
+        if self._unsent == 0:
+            self._taken = loop.time()
+        if self._watch is None:  # one for many responses: a timer for each would be a tenth of what an event costs
+            self._watch = loop.call_later(UNREAD_SECONDS, self._look)
+        self._unsent += 1
         try:
-            async with asyncio.timeout(UNREAD_SECONDS), self._writing:
+            async with self._writing:
                 await self._write(response)
-        except TimeoutError:
-            raise Unread from None
         except grpc.aio.BaseError as error:
             # The client is gone; gRPC is about to cancel the call, and this task with it.
             raise asyncio.CancelledError from error
+        finally:
+            self._unsent -= 1
+            self._taken = loop.time()
+
+    def _look(self) -> None:
+        """End the call if responses wait and none was taken for UNREAD_SECONDS; look again later if they wait."""
+        self._watch = None
+        if not self._unsent:
+            return
+        loop = asyncio.get_running_loop()
+        left = self._taken + UNREAD_SECONDS - loop.time()
+        if left > 0:
+            self._watch = loop.call_later(left, self._look)
+        else:
+            self._tasks.create_task(_unread())
+
+
+async def _unread() -> Never:
+    raise Unread
