@@ -29,7 +29,7 @@ from del_codec.attacks import TokenAttack
 from del_codec.encode import encode
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
-from del_codec.release import Release
+from del_codec.released import release_of
 from del_codec.shipped import DEVICE_FILE, codec_folders
 from del_codec.table import LatentTable
 from del_server.codec import ServedCodec
@@ -77,7 +77,7 @@ def by_tokens(tokens: int, repeats: int, record: Recorder) -> None:
     setting = NoiseSetting.from_mu(MU, table.spec.dim, 1)
     segment = segment_of(table, tokens)
     prompt = codec.embed([segment]).unsqueeze(0)
-    release = Release(table.spec.dim * setting.levels * tokens, setting.threshold_max(table.largest_latent))
+    release = release_of(table, setting, tokens)
     spans = [Span(tuple(range(100, 100 + tokens)), private=True, message=0)]
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.sqlite3") as ledger:
         gate = Gate(Policy(), ledger, "server")

@@ -9,6 +9,7 @@ from del_codec.accounting import certify
 from del_codec.caps import cap_prior, cap_uniform
 from del_codec.noise import NoiseSetting
 from del_codec.release import Release
+from del_codec.released import release_of
 from del_codec.shipped import DEVICE_FILE, codec_folders
 from del_codec.table import LatentTable
 
@@ -28,7 +29,7 @@ def caps_seconds() -> float:
     """Both caps of one token at n = 8, with the shipped codec's unigram prior."""
     table = LatentTable.load(codec_folders()[0] / DEVICE_FILE)
     setting = NoiseSetting.from_mu(5, table.spec.dim, 8)
-    release = Release(table.spec.dim * setting.levels, setting.threshold_max(table.largest_latent))
+    release = release_of(table, setting, 1)
     prior = table.prior
     return median_seconds(lambda: (cap_uniform(release, table.spec.vocabulary), cap_prior(release, prior)), REPEATS)
 

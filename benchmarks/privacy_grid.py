@@ -24,7 +24,7 @@ from benchmarks.section import Plot, Section, Settings, Sheet, Step, Table
 from del_codec.accounting import certify
 from del_codec.caps import cap_prior, cap_uniform
 from del_codec.noise import NoiseSetting
-from del_codec.release import Release
+from del_codec.released import release_of
 from del_codec.shipped import DEVICE_FILE, codec_folders
 from del_codec.table import LatentTable
 from del_server.commands.train import hub_tokenizer, separator_id
@@ -71,8 +71,7 @@ def proven(table: LatentTable, way: str, mu: float, record: Recorder) -> None:
     """What no attack can exceed, for every number of bits at one mu."""
     for bits in BITS:
         setting = NoiseSetting.from_mu(mu, table.spec.dim, bits)
-        draws, largest = table.spec.dim * setting.levels, setting.threshold_max(table.largest_latent)
-        token, prompt = Release(draws, largest), Release(draws * PROMPT, largest)
+        token, prompt = release_of(table, setting, 1), release_of(table, setting, PROMPT)
         figures = (
             certify([token], unit="token", tokens=1, delta=DELTA).epsilon,
             certify([prompt], unit="prompt", tokens=PROMPT, delta=DELTA).epsilon,
@@ -145,7 +144,7 @@ def recorded(table: LatentTable, way: str, record: Recorder) -> None:
     for row in table.spec.measured:
         mu = row.mu_milli / 1000
         setting, at = NoiseSetting.from_mu(mu, table.spec.dim, row.bits), {"mu": mu, "bits": row.bits}
-        token = Release(table.spec.dim * setting.levels, setting.threshold_max(table.largest_latent))
+        token = release_of(table, setting, 1)
         record.add(READ, row.attack_success / 1000, "", "lower", way, at)
         record.add(KEPT, row.retained / 1000, "", "higher", way, at)
         record.add(EPSILON, certify([token], unit="token", tokens=1, delta=DELTA).epsilon, "", "lower", way, at)

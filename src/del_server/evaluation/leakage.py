@@ -14,7 +14,7 @@ from torch import Tensor
 
 from del_codec.accounting import certify
 from del_codec.caps import cap_prior, cap_uniform
-from del_codec.release import Release
+from del_codec.released import release_of
 from del_server.evaluation.channel import BinomialChannel
 
 DELTA = 1e-5
@@ -41,7 +41,7 @@ class Leakage:
     def of(cls, channel: BinomialChannel, samples: int = SAMPLES) -> Leakage:
         """Of one channel; `samples` tokens are drawn from the unigram prior for `bits`."""
         table, setting = channel.table, channel.setting
-        release = Release(table.spec.dim * setting.levels, setting.threshold_max(table.largest_latent))
+        release = release_of(table, setting, 1)
         p = release.p_plus
         entropy = -(p * math.log2(p) + (1 - p) * math.log2(1 - p)) if p < 1 else 0.0
         gained = _information(channel, samples)
