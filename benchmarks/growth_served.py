@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from functools import partial
@@ -47,18 +46,12 @@ def _spent(server: ServerProcess, streams: int, request: Request) -> tuple[Loade
         async with devices(server.address, streams) as many:
             return await many.closed(request, 1)
 
-    before = cpu_seconds(server.pid)
+    before = server.cpu_seconds()
     loaded = asyncio.run(load())
     tokens = sum(sample.tokens for sample in loaded.answered)
     if len(loaded.answered) < streams:
         raise SystemExit(f"the server refused {streams - len(loaded.answered)} of {streams} streams")
-    return loaded, (cpu_seconds(server.pid) - before) / tokens
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return loaded, (server.cpu_seconds() - before) / tokens
 
 
 def by_connected(server: ServerProcess, count: int, record: Recorder) -> None:

@@ -10,10 +10,11 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
+
+from benchmarks.server_process import resident_bytes
 
 CONFIDENCE = 0.95
 UNITS = {"resident memory": "MiB", "Python blocks": "blocks", "threads": "", "files": "", "tasks": ""}
@@ -22,10 +23,8 @@ UNITS = {"resident memory": "MiB", "Python blocks": "blocks", "threads": "", "fi
 def held() -> dict[str, float]:
     """Of this process, in UNITS; tasks are those of the event loop that it is called in."""
     gc.collect()
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (resident,) = [line for line in lines if line.startswith("VmRSS:")]
     return {
-        "resident memory": int(resident.split()[1]) / 1024,
+        "resident memory": resident_bytes(os.getpid()) / 2**20,
         "Python blocks": float(sys.getallocatedblocks()),
         "threads": float(threading.active_count()),
         "files": float(len(os.listdir("/proc/self/fd")) - 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -21,9 +22,19 @@ class ServerProcess:
 
     def resident_bytes(self) -> int:
         """Memory that it holds now."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        (line,) = [line for line in lines if line.startswith("VmRSS:")]
-        return int(line.split()[1]) * 1024
+        return resident_bytes(self.pid)
+
+    def cpu_seconds(self) -> float:
+        """User and system time of its process so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process holds now."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = [line for line in lines if line.startswith("VmRSS:")]
+    return int(line.split()[1]) * 1024
 
 
 @contextmanager

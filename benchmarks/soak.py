@@ -144,9 +144,7 @@ class Soak:
 
     def _cpu_seconds(self) -> float:
         """Of the server and of the devices."""
-        fields = Path(f"/proc/{self._server.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        return ticks + sum(os.times()[:2])
+        return self._server.cpu_seconds() + sum(os.times()[:2])
 
     def reckon(self, record: Recorder) -> None:
         """Everything that was counted and read."""
