@@ -8,11 +8,11 @@ rows as a table for the codec's card.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.evaluated import evaluated
 from del_codec.spec import Measured
 from del_server.commands.evaluate import record
 from del_server.evaluation.markdown import markdown_table
@@ -33,13 +33,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def rows_in(results: Sequence[Path]) -> tuple[Measured, ...]:
     """The rows that the files' evaluations make, the worst of all texts at each setting."""
-    found = [
-        Reading(row["mu"], row["bits"], row["attacks"][row["strongest"]]["mean"], row["retained"]["mean"])
-        for path in results
-        for text in json.loads(path.read_text())["texts"]
-        for row in text["rows"]
-    ]
-    return measured(found)
+    found = [one for path in results for one in evaluated(path)]
+    return measured([Reading(one.mu, one.bits, one.read, one.retained) for one in found])
 
 
 def card_table(rows: Sequence[Measured]) -> str:

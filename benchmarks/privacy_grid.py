@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.evaluated import evaluated
 from benchmarks.report.results import Recorder, Run
 from benchmarks.section import Plot, Section, Settings, Sheet, Step, Table
 from del_codec.accounting import certify
@@ -155,21 +156,17 @@ def recorded(table: LatentTable, way: str, record: Recorder) -> None:
 def committed(record: Recorder) -> None:
     """Curves of the evaluation at size, over its texts as above."""
     for path in sorted(COMMITTED.glob("*.json")):
-        document = json.loads(path.read_text())
-        if "task" in document:
+        if "task" in json.loads(path.read_text()):
             continue  # questions about texts, which have no such curve
-        rows = [row for text in document["texts"] for row in text["rows"]]
         way = f"{path.stem} (at size)"
-        for mu, bits in dict.fromkeys((row["mu"], row["bits"]) for row in rows):
-            here = [row for row in rows if (row["mu"], row["bits"]) == (mu, bits)]
-            at = {"mu": mu, "bits": bits}
-            read = max(row["attacks"][row["strongest"]]["mean"] for row in here)
-            record.add(READ, read, "", "lower", way, at)
-            record.add(SINGLE, max(row["attacks"]["map"]["mean"] for row in here), "", "lower", way, at)
-            record.add(KEPT, min(row["retained"]["mean"] for row in here), "", "higher", way, at)
-            record.add(EPSILON, here[0]["leakage"]["epsilon"], "", "lower", way, at)
-            record.add(CAP, here[0]["leakage"]["cap_prior"], "", "lower", way, at)
-            record.add(BYTES, here[0]["bytes_per_token"], "B", "lower", way, at)
+        for one in evaluated(path):
+            at = {"mu": one.mu, "bits": one.bits}
+            record.add(READ, one.read, "", "lower", way, at)
+            record.add(SINGLE, one.single, "", "lower", way, at)
+            record.add(KEPT, one.retained, "", "higher", way, at)
+            record.add(EPSILON, one.leakage["epsilon"], "", "lower", way, at)
+            record.add(CAP, one.leakage["cap_prior"], "", "lower", way, at)
+            record.add(BYTES, one.bytes_per_token, "B", "lower", way, at)
 
 
 @contextmanager

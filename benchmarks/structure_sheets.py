@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from benchmarks.evaluated import evaluated
 from benchmarks.report.results import Result, Run
 from benchmarks.section import Sheet
 from del_codec.accounting import certify
@@ -62,13 +61,8 @@ def _measured(mu: float) -> list[str]:
     """Of each codec the larger share that the strongest attack read and the smaller one retained, of all texts."""
     cells = []
     for codec in CODECS:
-        texts: list[dict[str, Any]] = json.loads((FRONTIER / f"{codec}.json").read_text())["texts"]
-        found = [row for text in texts for row in text["rows"] if (row["mu"], row["bits"]) == (mu, 1)]
-        if not found:
-            cells += ["", ""]
-            continue
-        read = max(row["attacks"][row["strongest"]]["mean"] for row in found)
-        cells += [f"{read:.3f}", f"{min(row['retained']['mean'] for row in found):.2f}"]
+        found = [one for one in evaluated(FRONTIER / f"{codec}.json") if (one.mu, one.bits) == (mu, 1)]
+        cells += [f"{found[0].read:.3f}", f"{found[0].retained:.2f}"] if found else ["", ""]
     return cells
 
 
