@@ -73,7 +73,7 @@ proto: $(SERVER)/.dev
 
 # Pictures of the gateway's page; after a change of the page or of the shipped codec. Needs chromium.
 page-images: $(SERVER)/.dev
-	$(SERVER)/bin/python deploy/page_images.py
+	$(SERVER)/bin/python -m benchmarks.page_images
 
 metrics-doc: $(SERVER)/.dev
 	$(SERVER)/bin/python deploy/generate_metrics.py

@@ -6,16 +6,16 @@ Browser, gateway and a server without a model all run on that core; the browser 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from tokenizers import Tokenizer
 
+from benchmarks.browser import chromium
 from benchmarks.server_process import started
 from del_codec.shipped import TOKENIZER_FILE, codec_folders
 
@@ -74,14 +74,11 @@ def one_core() -> Iterator[None]:
 
 @contextmanager
 def _page(url: str) -> Iterator[Page]:
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+    with chromium() as browser:
         page = browser.new_page()
         page.goto(url)
         page.locator("#link[data-state=on]").wait_for()
         yield page
-        browser.close()
 
 
 def _draft() -> str:

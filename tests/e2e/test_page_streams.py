@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import chromium, needs_chromium, opened
+from browser import needs_chromium, opened
 from gateway_process import gateway
 from playwright.sync_api import Browser, Page, expect
 from server_process import running
 
+from benchmarks.browser import chromium
 from del_client import Ledger
 
 pytestmark = needs_chromium

@@ -1,32 +1,19 @@
-"""A browser for tests: Debian's chromium, driven by playwright; each page watched for what it must never do."""
+"""The gateway's page in a browser, for tests: each page watched for what it must never do."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-CHROMIUM = shutil.which("chromium")
+from benchmarks.browser import CHROMIUM
+
 WAIT_MS = 60_000
 expect.set_options(timeout=WAIT_MS)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: `make tools` installs it")
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    """The browser, without a window. Its sandbox can't be had as root."""
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        try:
-            yield browser
-        finally:
-            browser.close()
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import chromium, needs_chromium, opened
+from browser import needs_chromium, opened
 from client_fakes import FakeServer, TinyCodec
 from gateway_fakes import Gateway, Saying
 from playwright.sync_api import Browser, expect
 
+from benchmarks.browser import chromium
 from del_client.policy import Kind, Limit, Policy, UnitLimits
 
 pytestmark = needs_chromium

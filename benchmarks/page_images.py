@@ -6,19 +6,15 @@ Needs chromium and the development environment. The bits are drawn anew each tim
 from __future__ import annotations
 
 import io
-import os
-import re
-import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
+
+from benchmarks.browser import chromium
+from benchmarks.server_process import running_server, started
 
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
 DRAFT = "My daughter {{Anna}} has a fever and a rash. What should I do?"
@@ -29,34 +25,13 @@ GAP = 20
 
 def main() -> int:
     """Write the pictures."""
-    bin_folder = Path(sys.executable).parent
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        environment = {**os.environ, "DEL_LEDGER": str(Path(folder) / "ledger.sqlite3")}
-        serve = [str(bin_folder / "del-server"), "serve", "--port", "0"]
-        with _ready(serve, r"ready on (\S+)", environment) as server:
-            gateway = [str(bin_folder / "del-client"), "gateway", "--port", "0", "--server", server]
-            with _ready([*gateway, "--max-tokens", "80"], r"ready on (http://\S+)", environment) as url:
-                arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
-                _save("page-light.png", [_before(browser, url)])
-                _save("page-dark.png", [_answered(browser, url)])
-                _save("page-phone.png", _phone(browser, url))
-                browser.close()
+    with tempfile.TemporaryDirectory() as folder, running_server() as server, chromium() as browser:
+        options = ("--port", "0", "--server", server.address, "--ledger", str(Path(folder) / "ledger.sqlite3"))
+        with started("del_client.cli", "gateway", *options, "--max-tokens", "80") as gateway:
+            _save("page-light.png", [_before(browser, gateway.address)])
+            _save("page-dark.png", [_answered(browser, gateway.address)])
+            _save("page-phone.png", _phone(browser, gateway.address))
     return 0
-
-
-@contextmanager
-def _ready(command: list[str], said: str, environment: dict[str, str]) -> Iterator[str]:
-    """A process's address, once it has said it."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        line = process.stdout.readline() if process.stdout else ""
-        found = re.search(said, line)
-        try:
-            if not found:
-                raise SystemExit(f"{command[0]} did not start")
-            yield found[1]
-        finally:
-            process.send_signal(signal.SIGTERM)
 
 
 def _before(browser: Browser, url: str) -> bytes:
@@ -91,7 +66,6 @@ def _phone(browser: Browser, url: str) -> list[bytes]:
     shots = [page.screenshot()]
     page.click("#show-leaves")
     shots.append(page.screenshot())
-    page.locator("#odds-title").scroll_into_view_if_needed()
     page.evaluate("document.getElementById('odds-title').scrollIntoView({block: 'center'})")
     return [*shots, page.screenshot()]
 
