@@ -6,6 +6,8 @@ import random
 import re
 from collections.abc import Callable
 
+from .target import Mutate
+
 _JSON: tuple[Callable[[random.Random], str], ...] = (
     lambda draw: draw.choice(("null", "true", "{}", "[]", '""', "NaN", "-Infinity", "1e400", "-0.0", "0.1", "[null]")),
     lambda draw: str(draw.choice((-1, 0, 1, 255, 1 << 31, 1 << 32, 1 << 63, 1 << 64)) + draw.randint(-1, 1)),
@@ -30,6 +32,18 @@ _TOML: tuple[Callable[[random.Random], str], ...] = (
 _JSON_VALUE = re.compile(r'(?<=:)\s*("[^"\\]*"|[\d.eE+-]+|true|false|null|\[[^\[\]]*\])')
 _TOML_VALUE = re.compile(r"(?<==)[^\n]*")
 _TOML_KEY = re.compile(r"^\s*[\w.]+(?=\s*=)", re.MULTILINE)
+
+
+Other = Callable[[bytes, random.Random], bytes]
+
+
+def every_third(other: Other) -> Callable[[bytes, Mutate, random.Random], bytes]:
+    """A target's mutate: some value replaced by an odd one, every third time; else plain changes."""
+
+    def mutate(data: bytes, change: Mutate, draw: random.Random) -> bytes:
+        return other(data, draw) if draw.random() < 0.3 else change(data)
+
+    return mutate
 
 
 def other_json(data: bytes, draw: random.Random) -> bytes:

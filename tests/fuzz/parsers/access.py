@@ -9,8 +9,8 @@ from del_server.access.quotas import Quotas
 from del_server.access.tokens import Tokens, new_token
 
 from ..place import file_of
-from ..target import Mutate, Target
-from ..values import other_json, other_toml
+from ..target import Target
+from ..values import every_third, other_json, other_toml
 
 _TOKENS, _QUOTAS = b"t", b"q"
 _WORDS = (
@@ -58,10 +58,7 @@ def seeds() -> list[bytes]:
     return [_TOKENS + tokens.written(), _TOKENS + b'{"tokens": []}', _QUOTAS + quotas.encode(), _QUOTAS]
 
 
-def mutate(data: bytes, change: Mutate, draw: random.Random) -> bytes:
-    """Some value replaced by an odd one, every third time."""
-    if draw.random() > 0.3:
-        return change(data)
+def _other(data: bytes, draw: random.Random) -> bytes:
     return data[:1] + (other_toml if data[:1] == _QUOTAS else other_json)(data[1:], draw)
 
 
@@ -71,6 +68,6 @@ TARGET = Target(
     memory=lambda size: (5 << 20) + 512 * size,
     modules=("del_server.access.tokens", "del_server.access.quotas"),
     most_bytes=8192,
-    mutate=mutate,
+    mutate=every_third(_other),
     words=tuple(word.encode() for word in _WORDS.split()),
 )

@@ -13,8 +13,8 @@ from del_client.message import Message
 from del_client.options import read_options
 from del_codec.errors import InvalidValue
 
-from ..target import Mutate, Target
-from ..values import other_json
+from ..target import Target
+from ..values import every_third, other_json
 
 _CHAT, _TEXT = b"c", b"t"
 _SETTINGS = GatewaySettings()
@@ -88,9 +88,8 @@ def seeds() -> list[bytes]:
     return [kind + json.dumps(body).encode() for kind, body in bodies]
 
 
-def mutate(data: bytes, change: Mutate, draw: random.Random) -> bytes:
-    """Some value replaced by an odd one, every third time."""
-    return data[:1] + other_json(data[1:], draw) if draw.random() < 0.3 else change(data)
+def _other(data: bytes, draw: random.Random) -> bytes:
+    return data[:1] + other_json(data[1:], draw)
 
 
 TARGET = Target(
@@ -99,6 +98,6 @@ TARGET = Target(
     memory=lambda size: (1 << 20) + 512 * size,
     modules=("del_client.gateway.bodies", "del_client.gateway.asked", "del_client.gateway.fields"),
     most_bytes=8192,
-    mutate=mutate,
+    mutate=every_third(_other),
     words=tuple(word.encode() for word in _WORDS.split()),
 )

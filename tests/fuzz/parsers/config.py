@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
-
 from del_client.config import FILE_VARIABLE, SETTINGS, Config
 from del_codec.errors import InvalidValue
 
 from ..place import file_of
-from ..target import Mutate, Target
-from ..values import other_toml
+from ..target import Target
+from ..values import every_third, other_toml
 
 _TEXTS = {"Path": '"a/b"', "str": '"text"', "float": "1.5", "int": "3", "bool": "true"}
 _ODD = ("inf", "nan", "0xffff", "~root/x", "~nobody-there/x", "\\u0000", "1e400", "a.a.a", "[[", "{}", "'''", '"""')
@@ -34,17 +32,12 @@ def seeds() -> list[bytes]:
     return [b"", *(line.encode() for line in lines), "".join(lines).encode()]
 
 
-def mutate(data: bytes, change: Mutate, draw: random.Random) -> bytes:
-    """Some value replaced by an odd one, every third time."""
-    return other_toml(data, draw) if draw.random() < 0.3 else change(data)
-
-
 TARGET = Target(
     check,
     seeds,
     memory=lambda size: (1 << 20) + 512 * size,
     modules=("del_client.config",),
     most_bytes=8192,
-    mutate=mutate,
+    mutate=every_third(other_toml),
     words=tuple(word.encode() for word in (*(setting.name for setting in SETTINGS), *_ODD)),
 )

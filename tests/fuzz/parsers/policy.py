@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 from del_client.policy import Policy
@@ -11,8 +10,8 @@ from del_client.protection.word_list import WordList
 from del_codec.errors import InvalidValue
 
 from ..place import file_of
-from ..target import Mutate, Target
-from ..values import other_toml
+from ..target import Target
+from ..values import every_third, other_toml
 
 _WORDS = (
     "delta least_delta servers codecs allow_clear allow_weak redraws commonest memory_bytes [limits. [kinds. token] "
@@ -79,17 +78,12 @@ def seeds() -> list[bytes]:
     return [b"", whole.encode(), *(f"[{table}".encode() for table in whole.split("\n[")[1:])]
 
 
-def mutate(data: bytes, change: Mutate, draw: random.Random) -> bytes:
-    """Some value replaced by an odd one, every third time."""
-    return other_toml(data, draw) if draw.random() < 0.3 else change(data)
-
-
 TARGET = Target(
     check,
     seeds,
     memory=lambda size: (20 << 20) + 512 * size,
     modules=("del_client.policy", "del_client.protection.patterns", "del_client.protection.word_list"),
     most_bytes=8192,
-    mutate=mutate,
+    mutate=every_third(other_toml),
     words=tuple(word.encode() for word in _WORDS.split()),
 )
