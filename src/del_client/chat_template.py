@@ -32,7 +32,7 @@ class ChatTemplate:
         try:
             missing = jinja2.meta.find_undeclared_variables(environment.parse(source)) & _SPECIAL_TOKENS
             self._template = environment.from_string(source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, RecursionError, SyntaxError) as error:  # the latter where it nests too deeply
             raise ArtifactError(f"chat template can't be compiled: {error}") from None
         if missing:
             # An undefined name renders as nothing, so the prompt would silently differ from the model's own.

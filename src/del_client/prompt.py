@@ -19,14 +19,17 @@ from del_client.chat_template import ChatTemplate
 from del_client.cutting import Span, cut
 from del_client.message import MAX_PROMPT_CHARS, Message
 from del_client.regions import Region, filled, locate, whole
-from del_codec.errors import InvalidValue
+from del_codec.errors import ArtifactError, InvalidValue
 from del_codec.task import Task
 
 __all__ = ["MAX_PROMPT_CHARS", "Message", "PromptReader", "Span", "as_public"]
 
 
 class PromptReader:
-    """Reads prompts with one tokenizer and, where the model has one, its chat template."""
+    """Reads prompts with one tokenizer and, where the model has one, its chat template.
+
+    Raises ArtifactError for a tokenizer that can't encode a blank.
+    """
 
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate | None) -> None:
         tokenizer.no_truncation()
@@ -34,7 +37,10 @@ class PromptReader:
         self.tokenizer = tokenizer
         self._template = template
         # The last token of a blank: a text that no tokenizer leaves without one, and that says nothing to a model.
-        self._pad_id = (tokenizer.encode(" ", add_special_tokens=False).ids or [0])[-1]
+        try:
+            self._pad_id = (tokenizer.encode(" ", add_special_tokens=False).ids or [0])[-1]
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise ArtifactError(f"the tokenizer can't encode a blank: {error}") from None
 
     def chat(self, messages: Sequence[Message]) -> list[Span]:
         """The spans of a chat, ready for the model's answer. A model without a template takes one message as text.
