@@ -183,6 +183,7 @@ def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]
         kv_tokens=lambda: engine.load().kv_tokens,
         kv_bytes=lambda: engine.load().kv_bytes,
         healthy=lambda: float(engine.health().ok),
+        replicas=lambda: engine.health().answering,
     )
     bounds = Bounds(
         running=capacity.running,
@@ -190,6 +191,7 @@ def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]
         kv_tokens=capacity.kv_tokens,
         kv_token_bytes=capacity.kv_token_bytes,
         kv_bytes=capacity.kv_bytes,
+        replicas=capacity.replicas,
     )
     backend.metrics.watch(gauges, bounds)
     backend.metrics.registry.register(GpuMemory())

@@ -48,8 +48,8 @@ class TokenEmbedder:
         return embeddings
 
 
-def load_embedding_model(model: str, dtype: torch.dtype) -> EmbeddingModel:
-    """The embeddings of a model by name, on the CPU.
+def load_embedding_model(model: str, dtype: torch.dtype, device: str = "cpu") -> EmbeddingModel:
+    """The embeddings of a model by name, on a device.
 
     Raises ArtifactError if there is no such model, or it has no safetensors weights.
     """
@@ -70,7 +70,7 @@ def load_embedding_model(model: str, dtype: torch.dtype) -> EmbeddingModel:
             f"{list(module.weight.shape)} floating-point numbers"
         )
     module.weight = nn.Parameter(weight.to(dtype), requires_grad=False)
-    return EmbeddingModel(config, _generation_config(where), module)
+    return EmbeddingModel(config, _generation_config(where), module.to(device))
 
 
 def _read(where: str, name: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
@@ -13,10 +13,13 @@ from del_server import lora
 from del_server.codec import LoadAdapter
 from del_server.config import ServeConfig
 from del_server.embedding_model import TokenEmbedder, load_embedding_model
-from del_server.engine.base import Engine
+from del_server.engine.base import Capacity, Engine
 from del_server.engine.capacity import EngineConfig, capacity_of
+from del_server.engine.process.engine import ProcessEngine
+from del_server.engine.process.launch import gpu_environment, launcher
 from del_server.engine.replicas import Replicas
 from del_server.engine.transformers import TransformersEngine
+from del_server.logs import in_force
 from del_server.models import dtype_of, load_model, resolve
 
 
@@ -31,24 +34,56 @@ class Host(Protocol):
 
 
 class TransformersHost:
-    """The model in this process, once for each replica."""
+    """The model in this process."""
 
     def __init__(self, config: ServeConfig) -> None:
-        self._models = [
-            load_model(config.model, config.dtype, device) for device in replica_devices(config.device, config.replicas)
-        ]
-        self.model: Any = self._models[0]
-        self.load_adapter: LoadAdapter = self._load_everywhere
+        self.model: Any = load_model(config.model, config.dtype, config.device)
+        self.load_adapter: LoadAdapter = lora.load_once
 
     def engine(self, bounds: EngineConfig) -> Engine:
         """See Host."""
-        engines = [TransformersEngine(model, bounds) for model in self._models]
-        return engines[0] if len(engines) == 1 else Replicas(engines)
+        return TransformersEngine(self.model, bounds)
 
-    def _load_everywhere(self, _: Any, folder: Path) -> str | None:
-        """A codec's LoRA for all replicas, under the same name. Raises ArtifactError."""
-        (name,) = {lora.load_once(replica, folder) for replica in self._models}
-        return name
+
+class ReplicasHost:
+    """The model in processes of its own, one a GPU; its embeddings in this one, on the first of these GPUs."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._devices = replica_devices(config.device, config.replicas)
+        self._where = resolve(config.model)
+        dtype = dtype_of(config.dtype, cuda=self._devices[0] != "cpu")
+        self._dtype = str(dtype).removeprefix("torch.")
+        self._loras = lora.LoraFolders()
+        self.model: Any = load_embedding_model(self._where, dtype, self._devices[0])
+        self.load_adapter: LoadAdapter = self._loras.note
+
+    def engine(self, bounds: EngineConfig) -> Engine:
+        """See Host."""
+        return Replicas(self.replicas(bounds))
+
+    def replicas(self, bounds: EngineConfig) -> list[ProcessEngine]:
+        """One for each, not yet started."""
+        capacity = capacity_of(self.model, bounds)
+        return [self._replica(device, capacity, bounds) for device in self._devices]
+
+    def _replica(self, device: str, capacity: Capacity, bounds: EngineConfig) -> ProcessEngine:
+        form, level = in_force()
+        order = {
+            "model": self._where,
+            "dtype": self._dtype,
+            "device": "cpu" if device == "cpu" else "cuda:0",
+            "adapters": {name: str(folder) for name, folder in self._loras.folders.items()},
+            "bounds": asdict(bounds),
+            "log_format": form,
+            "log_level": level,
+        }
+        environment = {} if device == "cpu" else gpu_environment(int(device.removeprefix("cuda:")))
+        return ProcessEngine(capacity, launcher(environment), order)
+
+
+def transformers_host(config: ServeConfig) -> Host:
+    """One model shares this process; several would share its interpreter lock, and have processes of their own."""
+    return TransformersHost(config) if config.replicas == 1 else ReplicasHost(config)
 
 
 def replica_devices(device: str, replicas: int) -> list[str]:
@@ -101,4 +136,4 @@ class VllmHost:
         return self._engine.VllmEngine(capacity, launch, TokenEmbedder(self.model), loras.folders)
 
 
-HOSTS: dict[str, Callable[[ServeConfig], Host]] = {"transformers": TransformersHost, "vllm": VllmHost}
+HOSTS: dict[str, Callable[[ServeConfig], Host]] = {"transformers": transformers_host, "vllm": VllmHost}

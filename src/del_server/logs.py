@@ -33,6 +33,14 @@ def set_up(form: str, level: str) -> None:
     root.setLevel(level.upper())
 
 
+def in_force() -> tuple[str, str]:
+    """One of FORMATS and one of LEVELS, for a process that is to log as this one does."""
+    root = logging.getLogger()
+    as_json = any(isinstance(handler.formatter, JsonLines) for handler in root.handlers)
+    level = logging.getLevelName(root.level).lower()
+    return ("json" if as_json else "text"), (level if level in LEVELS else "warning")
+
+
 def fields(**values: Any) -> dict[str, Any]:
     """What a structured event says, as `extra` of a logger's methods."""
     return {_FIELDS: values}

@@ -105,7 +105,7 @@ class Capacity:
     context_tokens: prompt and answer together. eos_token_ids: tokens that end an answer. running, waiting: most
     sequences in progress, and in the queue behind them. kv_tokens: most tokens of keys and values that all of these may
     take together, kv_token_bytes each. kv_bytes: most memory for keys and values, known beginnings and copies under way
-    included; 0 where the engine does not say.
+    included; 0 where the engine does not say. replicas: of the model, which share the rest.
     """
 
     context_tokens: int
@@ -119,6 +119,7 @@ class Capacity:
     kv_tokens: int
     kv_token_bytes: int
     kv_bytes: int = 0
+    replicas: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +151,18 @@ class Prefix:
 class Health:
     """Whether the engine generates: `ok` means that the model's latest step succeeded, and lately.
 
-    fatal: it never will again, and the process had better be started anew.
+    fatal: it never will again, and the process had better be started anew. parts: of each replica, where there are any.
     """
 
     ok: bool
     detail: str
     fatal: bool = False
+    parts: tuple[Health, ...] = ()
+
+    @property
+    def answering(self) -> int:
+        """How many replicas generate; of an engine without, 1 or 0."""
+        return sum(part.ok for part in self.parts) if self.parts else int(self.ok)
 
 
 class Generation(ABC):

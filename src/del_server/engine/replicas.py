@@ -1,7 +1,8 @@
 """Several engines with the same weights as one: a prompt goes to the one that has least to do.
 
-An engine that died is left out, and its answers end as those of a server that went away: a client that sends the same
-bytes again gets the rest from another one. Knows nothing of devices or of how engines are made.
+An engine that does not answer is left out until it does again. What it had under way ends as with a server that went
+away: a client that sends the same bytes again gets the rest from another one. Knows nothing of devices or of how
+engines are made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from del_codec.errors import ExhaustedError, UnavailableError
-from del_server.engine.base import Engine, Generation, Health, Load, Prefix, Sampling, Scoring
+from del_server.engine.base import Capacity, Engine, Generation, Health, Load, Prefix, Sampling, Scoring
 
 Job = TypeVar("Job")
 
@@ -24,15 +25,8 @@ class Replicas(Engine):
 
     def __init__(self, engines: Sequence[Engine]) -> None:
         self._engines = tuple(engines)
-        first, count = engines[0].capacity, len(engines)
         self.name = engines[0].name
-        self.capacity = replace(
-            first,
-            running=count * first.running,
-            waiting=count * first.waiting,
-            kv_tokens=count * first.kv_tokens,
-            kv_bytes=count * first.kv_bytes,
-        )
+        self.capacity = together([engine.capacity for engine in engines])
         # A prefix of each engine's own, on its device, by the handle that was given out.
         self._prefixes: dict[Prefix, tuple[Prefix, ...]] = {}
 
@@ -43,6 +37,8 @@ class Replicas(Engine):
         except BaseException:
             await self.stop()
             raise
+        # Some engines know their memory once they have started.
+        self.capacity = together([engine.capacity for engine in self._engines])
 
     async def stop(self) -> None:
         """See Engine."""
@@ -100,7 +96,7 @@ class Replicas(Engine):
         ok = sum(health.ok for health in healths)
         faults = "; ".join(f"replica {index}: {health.detail}" for index, health in enumerate(healths) if not health.ok)
         detail = f"{ok} of {len(healths)} replicas answer" + (f" ({faults})" if faults else "")
-        return Health(ok > 0, detail, all(health.fatal for health in healths))
+        return Health(ok > 0, detail, all(health.fatal for health in healths), tuple(healths))
 
     def _least_loaded(self, queue: Callable[[Engine, Prefix | None], Job], prefix: Prefix | None) -> Job:
         """Queue a job with the engine that has least to do, of those that answer; with the next if that one can't."""
@@ -119,3 +115,15 @@ class Replicas(Engine):
             except ExhaustedError as error:
                 refused = error
         raise refused
+
+
+def together(capacities: Sequence[Capacity]) -> Capacity:
+    """What engines take that share the prompts."""
+    return replace(
+        capacities[0],
+        running=sum(each.running for each in capacities),
+        waiting=sum(each.waiting for each in capacities),
+        kv_tokens=sum(each.kv_tokens for each in capacities),
+        kv_bytes=sum(each.kv_bytes for each in capacities),
+        replicas=len(capacities),
+    )

@@ -74,6 +74,10 @@ class Sequence(Job, Generation):
         """See Generation."""
         return aiter(self._events)
 
+    def divert(self, take: Callable[[Event | Exception], None]) -> None:
+        """Hand each event, or the error that ends the answer, to a function in the loop; nobody iterates then."""
+        self._events.divert(take)
+
     def accept(self, chosen: tuple[int, Logprobs | None] | Exception) -> Outcome:
         """Emit the next token and its log-probabilities; why the answer ends with it or how it fails, if it does."""
         if isinstance(chosen, Exception):

@@ -24,7 +24,6 @@ from del_codec.errors import DelError, EngineError, ExhaustedError, UnavailableE
 from del_server import lora
 from del_server.engine.base import (
     Engine,
-    Generation,
     Health,
     Load,
     Prefix,
@@ -92,7 +91,7 @@ class TransformersEngine(Engine):
         adapter: str | None = None,
         prefix: Prefix | None = None,
         caller: str = "",  # noqa: ARG002  of a prompt, nothing is kept
-    ) -> Generation:
+    ) -> Sequence:
         """See Engine."""
         check_prompt(prompt, self.capacity, prefix.tokens if prefix else 0)
         sequence = Sequence(prompt, sampling, self.capacity, adapter, prefix, self._outbox, self._forget)

@@ -21,13 +21,15 @@ OTHER = "OTHER"
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What is read at every scrape: queries, tokens and bytes of keys and values in the engine; 1 for a healthy one."""
+    """What is read at every scrape: queries, tokens and bytes of keys and values in the engine; 1 for a healthy one;
+    replicas of the model that answer."""
 
     running: Callable[[], float]
     waiting: Callable[[], float]
     kv_tokens: Callable[[], float]
     kv_bytes: Callable[[], float]
     healthy: Callable[[], float]
+    replicas: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Bounds:
     kv_tokens: int
     kv_token_bytes: int
     kv_bytes: int
+    replicas: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +139,7 @@ class Metrics:
         gauge("kv_cache_tokens", "Tokens of keys and values that queries in the engine may take.", gauges.kv_tokens)
         gauge("kv_cache_bytes", "Memory that keys and values have; 0 where not known.", gauges.kv_bytes)
         gauge("engine_healthy", "1 if the latest step of the model succeeded, and lately.", gauges.healthy)
+        gauge("replicas_answering", "Replicas of the model whose latest step succeeded, and lately.", gauges.replicas)
         for name, help_text, bound in (
             ("queries_running_limit", "The most queries that the engine steps at once.", bounds.running),
             ("queries_waiting_limit", "The most queries that wait for the engine.", bounds.waiting),
@@ -145,6 +149,7 @@ class Metrics:
                 "The most memory of keys and values; 0 where not known.",
                 bounds.kv_bytes,
             ),
+            ("replicas_limit", "Replicas of the model, answering or not.", bounds.replicas),
             ("kv_cache_token_bytes", "Bytes of one token's keys and values.", bounds.kv_token_bytes),
         ):
             self._meters.constant(name, help_text, bound)
