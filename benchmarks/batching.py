@@ -116,7 +116,7 @@ class Bench:
         with torch.inference_mode():
             made = self.model.generate(
                 inputs_embeds=batch,
-                attention_mask=torch.ones(batch.shape[:2], dtype=torch.long),
+                attention_mask=torch.ones(batch.shape[:2], dtype=torch.long, device=batch.device),
                 max_new_tokens=tokens,
                 min_new_tokens=tokens,
                 do_sample=False,

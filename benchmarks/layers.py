@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from functools import partial
+from functools import cache, partial
 
 import grpc.aio
 
@@ -42,11 +42,17 @@ def public_query() -> Query:
     return Query("", (PublicSegment(PROMPT),), GenerationOptions(max_new_tokens=TOKENS))
 
 
-def private_query() -> Query:
-    """As many private tokens at one bit, for the shipped codec, whose decoder is a network."""
-    table = LatentTable.load(codec_folders()[0] / DEVICE_FILE)
+def private_query(tokens: int = TOKENS) -> Query:
+    """As many private tokens at one bit, for the shipped codec, whose decoder is a network; an answer of `tokens`."""
+    table = shipped_table()
     setting = NoiseSetting.from_mu(MU, table.spec.dim, 1)
-    return Query(table.fingerprint, (encode(table, PROMPT, setting),), GenerationOptions(max_new_tokens=TOKENS))
+    return Query(table.fingerprint, (encode(table, PROMPT, setting),), GenerationOptions(max_new_tokens=tokens))
+
+
+@cache
+def shipped_table() -> LatentTable:
+    """The device's half of the shipped codec."""
+    return LatentTable.load(codec_folders()[0] / DEVICE_FILE)
 
 
 async def carried(address: str, query: Query, streams: int = STREAMS) -> float:
