@@ -15,9 +15,12 @@ from del_codec.errors import EngineError, ExhaustedError, InvalidValue, Unavaila
 from del_server import lora
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Prefix, Sampling, Token
-from del_server.engine.capacity import EngineConfig
+from del_server.engine.batches import MOST_PUT_OFF, Batches
+from del_server.engine.capacity import EngineConfig, capacity_of
+from del_server.engine.outbox import Outbox
 from del_server.engine.prefixes import Prefixes
 from del_server.engine.probing import shared_layers
+from del_server.engine.sequence import Sequence
 from del_server.engine.transformers import TransformersEngine
 
 TWENTY = Sampling(20, ignore_eos=True)
@@ -201,6 +204,29 @@ async def test_a_long_prompt_does_not_stall_the_others(model: Any) -> None:
 
         await asyncio.gather(first("long", [9] * 200), *(first("short", [8, 7]) for _ in range(3)))
         assert order == ["short"] * 9 + ["long"] * 3
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [([8] * 6, [True] * MOST_PUT_OFF + [False, True, False]), ([8, 40], [False] * 4 + [True, False])],
+    ids=["short ones", "a long one but for its end"],
+)
+async def test_a_step_waits_for_short_prompts_and_not_for_ever(
+    model: Any, lengths: list[int], expected: list[bool]
+) -> None:
+    capacity, embed = capacity_of(model, EngineConfig()), TokenEmbedder(model)
+    shapes = shared_layers(model)
+    assert shapes
+    batches = Batches(model, shapes, Prefixes(0, 8), kv_tokens=4096)
+    put_off = []
+    with torch.inference_mode():
+        for length in lengths:
+            prompt = embed(range(length))
+            batches.seat(Sequence(prompt, TWENTY, capacity, None, None, Outbox(), lambda _: None))
+        for _ in expected:
+            assert all(outcome is None for outcomes in batches.enter(8) for _, outcome in outcomes)
+            put_off.append(batches.put_off(8))
+    assert put_off == expected
 
 
 async def test_a_reader_that_does_not_read_ends_its_own_answer(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,10 @@ class Batch:
         """Whether there are answers to go on with."""
         return self._ready > 0
 
+    def nearly_in(self, budget: int) -> bool:
+        """Whether the prompt whose turn it is needs no more than `budget` tokens to be in."""
+        return self.entering and self._turns[0].entering <= budget
+
     def add(self, sequence: Sequence, prefix: DynamicCache | None) -> None:
         """Give a sequence a row, with its prefix in it."""
         self.slots.open(prefix)

@@ -18,6 +18,9 @@ from del_server.engine.recorded import Record
 from del_server.engine.sequence import Outcome, Sequence
 from del_server.engine.slots import LayerShape
 
+# Rounds one after another whose step waits for short prompts that enter.
+MOST_PUT_OFF = 3
+
 Outcomes = list[tuple[Sequence, Outcome]]
 
 
@@ -34,6 +37,7 @@ class Batches:
     ) -> None:
         self._model, self._shapes, self._prefixes, self._record = model, shapes, prefixes, record
         self._kv_tokens = kv_tokens
+        self._put_off = 0
         self._batches: dict[str | None, Batch] = {}
         self._seats: dict[Sequence, Batch] = {}
 
@@ -82,6 +86,13 @@ class Batches:
                     break
                 budget -= taken
                 yield outcomes
+
+    def put_off(self, budget: int) -> bool:
+        """Whether a round had better end without a step, since the next one's `budget` tokens bring further prompts in:
+        a step of few rows takes nearly as long as one of many. Says so MOST_PUT_OFF times in a row at most."""
+        wait = self._put_off < MOST_PUT_OFF and any(batch.nearly_in(budget) for batch in self._batches.values())
+        self._put_off = self._put_off + 1 if wait else 0
+        return wait
 
     def step(self) -> Iterator[Outcomes]:
         """One more token for each sequence whose prompt is in, batch by batch."""

@@ -208,7 +208,7 @@ class TransformersEngine(Engine):
             # Jobs with passes of their own leave the others half of the tokens at least.
             for outcomes in self._batches.enter(max(budget, self._chunk // 2)):
                 self._settle_all(outcomes)
-            for outcomes in self._batches.step():
+            for outcomes in () if self._batches.put_off(self._chunk // 2) else self._batches.step():
                 self._settle_all(outcomes)
         self._count_memory()
         self._outbox.flush()
