@@ -37,14 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What is still buffered must not be written at exit, to a pipe without a reader.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return READER_GONE
+    except OSError as error:  # a full disk behind a redirection, say
+        _drop_output()
+        sys.stderr.write(f"del-client: not all of the output was written: {one_line(error.strerror or str(error))}\n")
+        return FAILED
     except DelError as error:
         sys.stderr.write(f"del-client: {one_line(str(error))}\n")
         if isinstance(error, InvalidValue):
             return BAD_INPUT
         return NO_SERVER if isinstance(error, UnavailableError) else FAILED
+
+
+def _drop_output() -> None:
+    """What is still buffered must not be written at exit, to where nothing can be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _configure(arguments: argparse.Namespace) -> None:

@@ -16,8 +16,9 @@ from del_client.entries import Spent
 from del_client.policy import Policy, Unit
 from del_codec.accounting import epsilon_of, rho_of
 from del_codec.caps import cap_uniform
+from del_codec.errors import PrivacyRefusal
 from del_codec.filter import filter_epsilon, filter_tilt
-from del_codec.release import Release
+from del_codec.release import MAX_DRAWS, Release
 
 Quantity = Literal["epsilon", "rho", "cap"]
 QUANTITIES: tuple[Quantity, ...] = ("epsilon", "rho", "cap")
@@ -39,9 +40,18 @@ class Use:
 
     @property
     def envelope(self) -> Release:
-        """One release that tells at least as much as all of them: every draw at the largest threshold."""
+        """One release that tells at least as much as all of them: every draw at the largest threshold.
+
+        Raises PrivacyRefusal for more draws than a release may have.
+        """
         total = self.total
-        return Release(sum(one.n_draws for one in total), max(one.threshold_max for one in total))
+        draws = sum(one.n_draws for one in total)
+        if draws > MAX_DRAWS:
+            raise PrivacyRefusal(
+                f"limits.{self.unit}.cap can't be judged: {draws} draws were made of one {self.unit}, and no cap is "
+                f"computed of more than {MAX_DRAWS}; nothing was sent; leave the words out, or limit epsilon or rho"
+            )
+        return Release(draws, max(one.threshold_max for one in total))
 
 
 @dataclass(frozen=True, slots=True)

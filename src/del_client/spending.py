@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from del_client.entries import Entries, Group, Grouping, Spent
 from del_client.ledger import Ledger
-from del_client.limits import Quantity, Use, excesses, spent_of
+from del_client.limits import Quantity, Use, exact_epsilon, excesses, spent_of
 from del_client.policy import Policy, Unit
-from del_codec.accounting import epsilon_of, rho_of
-from del_codec.composition import MAX_SETTINGS
+from del_codec.accounting import rho_of
+from del_codec.composition import composes_exactly
+from del_codec.filter import filter_epsilon
 from del_codec.moments import best_tilt_for_epsilon
-from del_codec.release import Release
+from del_codec.release import MAX_DRAWS, Release
 
 _MOST_TOKENS = 1 << 20
 
@@ -88,10 +89,11 @@ def _spending(group: Group, delta: float) -> Spending:
 
 
 def composed_epsilon(releases: tuple[Release, ...], delta: float) -> float:
-    """epsilon of releases whose settings were fixed beforehand: exact, or a bound where they have too many settings."""
-    if len({release.threshold_max for release in releases}) <= MAX_SETTINGS:
-        return epsilon_of(releases, delta)
-    return best_tilt_for_epsilon(releases, math.log(delta))[1]
+    """epsilon of releases whose settings were fixed beforehand: exact, or a bound where they are too many for that."""
+    if composes_exactly(releases):
+        return exact_epsilon(releases, delta)
+    tilt, _ = best_tilt_for_epsilon(releases, math.log(delta))
+    return filter_epsilon(releases, delta, tilt)
 
 
 def _left(entries: Entries, policy: Policy) -> list[Left]:
@@ -127,9 +129,10 @@ def _room(policy: Policy, unit: Unit, spent: Spent, one_token: Release) -> int:
         use = Use(unit, spent, (Release(one_token.n_draws * tokens, one_token.threshold_max),))
         return not excesses(policy, [use], lambda _: 0.0)
 
+    most = min(_MOST_TOKENS, MAX_DRAWS // one_token.n_draws)
     low, high = 0, 1
-    while high < _MOST_TOKENS and fits(high):
-        low, high = high, 2 * high
+    while high < most and fits(high):
+        low, high = high, min(2 * high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

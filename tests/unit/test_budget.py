@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,15 +11,17 @@ from client_fakes import make_codec
 
 from del_client.cli import BAD_INPUT, main
 from del_client.cutting import Span
+from del_client.entries import Charge, Spent
 from del_client.gate import Gate
 from del_client.ledger import Ledger
+from del_client.limits import Use, excesses
 from del_client.policy import Kind, Limit, Policy, UnitLimits
 from del_client.report import release_of
-from del_client.spending import composed_epsilon
-from del_codec.accounting import epsilon, epsilon_of, rho
-from del_codec.errors import LimitExceeded
+from del_client.spending import budget, composed_epsilon
+from del_codec.accounting import epsilon, epsilon_of, rho, rho_of
+from del_codec.errors import LimitExceeded, PrivacyRefusal
 from del_codec.noise import NoiseSetting
-from del_codec.release import HALF, Release
+from del_codec.release import HALF, MAX_DRAWS, Release
 from del_codec.table import LatentTable
 
 DAY = 86_400.0
@@ -171,3 +174,29 @@ def test_a_bad_policy_is_refused_by_name(run, tmp_path):
     file.write_text("[limits.day]\nmu = 3\n")
     code, _, error = run("policy", "--policy", str(file))
     assert (code, "limits.day.mu" in error) == (BAD_INPUT, True)
+
+
+def test_a_life_of_more_draws_than_are_composed_exactly_is_shown_a_bound(tmp_path):
+    setting, spent = NoiseSetting.from_mu(1, 64, 8), []
+    release = Release(MAX_DRAWS, setting.threshold_max(127))
+    charge = Charge(1, "", b"", setting, MAX_DRAWS // (64 * 255), release, 1.0, 1.0, 1e-5, rho_of([release]))
+    policy = Policy(limits=UnitLimits(day=Limit(epsilon=1e9)))
+    with Ledger(tmp_path / "ledger.sqlite3") as ledger:
+        for times in range(1, 4):
+            with ledger.writing() as entries:
+                entries.charge([charge], server="a:1", codec="ab" * 32, conversation="talk")
+                entries.add("day", entries.day, [release])
+            found = budget(ledger, policy, "server", 1)
+            cost = times * rho_of([release])
+            # The normal law's figure, and that of zCDP: between them is what is tight and never below the truth.
+            highest = cost + 2 * math.sqrt(-cost * math.log(1e-5))
+            assert cost + 4.264 * math.sqrt(2 * cost) < found.rows[0].epsilon < highest
+            spent.append(found.left[0].spent)
+    assert spent == sorted(set(spent))
+
+
+def test_a_cap_of_more_draws_than_a_release_may_have_is_refused():
+    release = Release(MAX_DRAWS, HALF + 9)
+    policy, use = Policy(limits=UnitLimits(secret=Limit(cap=0.9))), Use("secret", Spent((release,)), (release,))
+    with pytest.raises(PrivacyRefusal, match=r"limits\.secret\.cap .*nothing was sent"):
+        excesses(policy, [use], lambda _: 0.0)

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from del_codec.accounting import epsilon_of
 from del_codec.composition import MAX_SETTINGS, epsilon_bound
 from del_codec.meters import SECONDS, Meters
-from del_codec.release import HALF, Release
+from del_codec.release import HALF, MAX_DRAWS, Release
 from del_server.metrics.gpu import GpuMemory
 
 GIGA = 1 << 30
@@ -100,3 +100,13 @@ def test_the_page_is_what_the_code_gives() -> None:
     changed = text.replace("`del_server_tokens_total`", "`del_server_words_total`")
     assert changed != text
     assert generator.page(changed) == text
+
+
+@pytest.mark.parametrize("delta", [1e-2, 1e-5, 1e-12])
+def test_the_bound_goes_on_where_exact_composition_ends(delta):
+    last = Release(MAX_DRAWS, HALF + (1 << 15))
+    exact = epsilon_of([last], delta)
+    assert exact <= epsilon_bound([last], delta) <= 1.15 * exact + 0.1
+    assert epsilon_bound([last, Release(1, last.threshold_max)], delta) >= exact
+    doubled = epsilon_bound([last, last], delta)
+    assert 2**0.5 * exact < doubled < 2 * exact

@@ -6,16 +6,20 @@ An input's lines are the arguments. What a command reads beside them is empty: n
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 from unittest import mock
 
 from del_client import cli
+from del_client.parser import build_parser
 
 from ..place import file_of
 from ..target import Target
 from .ledger import sound
 
+# Building it takes ten times as long as anything that is done with it.
+_parser = functools.cache(build_parser)
 _COMMANDS = ("certify", "budget", "policy", "config", "completion", "--help", "--version")
 _WORDS = (
     "certify budget policy config completion bash zsh --dim --bits --mu --tokens --delta --vocabulary --json --by "
@@ -34,6 +38,7 @@ def check(data: bytes) -> None:
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors="replace") for _ in range(2))
     with (
         mock.patch.dict(os.environ, environment, clear=True),
+        mock.patch.object(cli, "build_parser", _parser),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         contextlib.chdir(home),
