@@ -43,6 +43,8 @@ from del_server.engine.process.worker import ERRORS
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+# What comes of a message that has not what it should.
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +208,14 @@ class ProcessEngine(Engine):
                     break
             else:
                 raise EngineError("a worker died before it could answer; its own messages say more")
-        except BaseException:
+            self.capacity = replace(self.capacity, kv_tokens=message["kv_tokens"], kv_bytes=message["kv_bytes"])
+        except BaseException as error:
             frames.close()
             worker.kill()
             await self._bury(0)
+            if isinstance(error, _UNREADABLE):
+                raise EngineError(f"a worker began with what can't be read: {first_line(error)}") from error
             raise
-        self.capacity = replace(self.capacity, kv_tokens=message["kv_tokens"], kv_bytes=message["kv_bytes"])
         for prefix in self._prefixes:
             self._give(frames, prefix)
         self._frames = frames
@@ -253,7 +257,7 @@ class ProcessEngine(Engine):
         try:
             while frames is not None and (received := await frames.receive()) is not None:
                 self._hear(*received)
-        except (DelError, ValueError, KeyError, TypeError) as error:
+        except (DelError, *_UNREADABLE) as error:
             logger.exception("a worker's frame can't be read")
             return f"the worker said what can't be read: {first_line(error)}"
         return "the worker died"
@@ -298,9 +302,11 @@ class ProcessEngine(Engine):
             case "state":
                 self._note(message)
             case "scored":
-                scoring, values = self._jobs.pop(message["job"], None), message["scored"]
+                values = message["scored"]
+                scored = Scored(**{**values, "logprobs": tuple(map(tuple, values["logprobs"]))})
+                scoring = self._jobs.pop(message["job"], None)
                 if isinstance(scoring, Judged):
-                    scoring.end(Scored(**{**values, "logprobs": tuple(map(tuple, values["logprobs"]))}))
+                    scoring.end(scored)
             case "cancelled":
                 scoring = self._jobs.pop(message["job"], None)
                 if isinstance(scoring, Judged):
@@ -316,7 +322,7 @@ class ProcessEngine(Engine):
             self._worker.kill()
 
     def _pass_on(self, message: Message, payload: bytes) -> None:
-        """What a step of the worker yielded, to its readers."""
+        """What a step of the worker yielded, to its readers. A job is let go of last, so that no message loses it."""
         pairs = array("q")
         pairs.frombytes(payload)
         flat = iter(pairs)
@@ -325,12 +331,14 @@ class ProcessEngine(Engine):
         for number, token, chosen, top in message["logprobs"]:
             self._put(number, Token(token, Logprobs(chosen, tuple(map(tuple, top)))))
         for number, reason, queued, prefill in message["ends"]:
+            finish = Finish(Reason(reason), queued, prefill)
             job = self._jobs.pop(number, None)
             if isinstance(job, Answer):
-                job.end(Finish(Reason(reason), queued, prefill))
+                job.end(finish)
         for number, kind, text in message["errors"]:
+            error = ERRORS[kind](text)
             if (failed := self._jobs.pop(number, None)) is not None:
-                failed.fail(ERRORS[kind](text))
+                failed.fail(error)
 
     def _put(self, number: int, token: Token) -> None:
         answer = self._jobs.get(number)

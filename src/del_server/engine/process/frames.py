@@ -49,15 +49,19 @@ class Frames:
             self._writer.write(payload)
 
     async def receive(self) -> tuple[Message, bytes] | None:
-        """The next one; None once the other side is gone. Raises EngineError for a frame that is too large."""
+        """The next one; None once the other side is gone. Raises EngineError for what is no frame, or too large."""
         try:
             size, behind = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
             if size > MESSAGE_BYTES or behind > self.most:
                 raise EngineError(f"a frame of {size} and {behind} bytes: at most {MESSAGE_BYTES} and {self.most}")
-            message: Message = json.loads(await self._reader.readexactly(size))
+            message = json.loads(await self._reader.readexactly(size))
+            if not isinstance(message, dict):
+                raise EngineError("a frame without a JSON object")
             return message, await self._reader.readexactly(behind) if behind else b""
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
+        except (ValueError, RecursionError):
+            raise EngineError("a frame that is no JSON") from None
 
     async def flush(self) -> None:
         """Wait until little is unsent."""
