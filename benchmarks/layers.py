@@ -1,7 +1,8 @@
 """What DEL's service and transport carry beside bare gRPC: token events a second of many streams, no model behind them.
 
 Server and load are a process each. `carried` goes through a device's transport, the service, the codec's decoder and a
-stub engine; `bare` sends the same messages through grpc.aio alone.
+stub engine, whose tokens are there before they are asked for, so that several share a message unless the query
+asks for one each; `bare` sends a message for each token through grpc.aio alone.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import statistics
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import cache, partial
 
 import grpc.aio
 
 from benchmarks.server_process import started
 from benchmarks.wire import NO_LIMITS
-from del_client.query import GenerationOptions, Query, TokenDelta
+from del_client.query import GenerationOptions, Query, Shaping, TokenDelta
 from del_client.transport import Transport
 from del_client.transport.messages import requests
 from del_codec.encode import encode
@@ -40,6 +42,11 @@ Ask = Callable[[], Awaitable[int]]
 def public_query() -> Query:
     """TOKENS public tokens, which no decoder sees."""
     return Query("", (PublicSegment(PROMPT),), GenerationOptions(max_new_tokens=TOKENS))
+
+
+def message_query() -> Query:
+    """As public_query, its tokens in a message each, though they be there already."""
+    return replace(public_query(), shaping=Shaping(tokens=1))
 
 
 def private_query(tokens: int = TOKENS) -> Query:

@@ -33,6 +33,9 @@ TARGETS = [
     Target("serving.first_token_over_engine", 1.15, "at most", lambda: under_load(batching.first_token_over_bare)),
     Target("serving.events_over_bare_grpc", 0.5, "at least", lambda: layers.carried_over_bare(layers.public_query())),
     Target(
+        "serving.messages_over_bare_grpc", 0.5, "at least", lambda: layers.carried_over_bare(layers.message_query())
+    ),
+    Target(
         "serving.events_with_decoder_over_bare_grpc",
         0.5,
         "at least",

@@ -49,7 +49,14 @@ class StubGeneration(Generation):
 
     def __init__(self, engine: StubEngine, ids: list[int]) -> None:
         self._engine, self._ids = engine, ids
+        self._given = 0
         self._cancelled = False
+
+    @property
+    def ready(self) -> bool:
+        """See Generation."""
+        waits = self._engine.step_seconds or self._engine.stopped or self._cancelled
+        return not waits and self._given < len(self._ids)
 
     def cancel(self) -> None:
         """See Generation."""
@@ -66,6 +73,7 @@ class StubGeneration(Generation):
                     raise UnavailableError("the engine has stopped")
                 if self._cancelled:
                     break
+                self._given += 1
                 yield Token(token_id)
             yield Finish(Reason.CANCELLED if self._cancelled else Reason.LENGTH, 0.0, 0.0)
         finally:

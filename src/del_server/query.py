@@ -37,11 +37,12 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New tokens of the answer and the text that became whole with them."""
+    """New tokens of the answer and the text that became whole with them. more: the next ones are there already."""
 
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[Logprobs, ...] = ()
+    more: bool = False
 
 
 @dataclass(slots=True)
@@ -171,7 +172,8 @@ class Query:
             generated.inc()
             whole = text.push(event.token_id)
             if self._stopped is None:
-                delta = Delta((event.token_id,), whole, () if event.logprobs is None else (event.logprobs,))
+                logprobs = () if event.logprobs is None else (event.logprobs,)
+                delta = Delta((event.token_id,), whole, logprobs, generation.ready)
             else:
                 delta = Delta(*self._stopped.push(event.token_id, whole, event.logprobs))
                 if self._stopped.found:

@@ -145,19 +145,19 @@ async def test_canaries_of_an_engine(start_engine: StartEngine, request: pytest.
 
 
 class Canary:
-    """A prompt of the service and what a stream brings for it: every message's deltas, as bytes."""
+    """A prompt of the service and what a stream brings for it: all its tokens and all its text."""
 
     def __init__(self, serving: Serving, number: int) -> None:
         ids = [random.Random(number).randrange(259) for _ in range(1 + 9 * number)]
         self._segments = [public(5, 6), serving.private(*ids)] if number % 2 else [public(*ids)]
         self._codec = serving.fingerprint if number % 2 else b""
 
-    async def ask(self, talk: Talk, query_id: int) -> bytes:
+    async def ask(self, talk: Talk, query_id: int) -> tuple[list[int], str]:
         options = {"max_new_tokens": TOKENS, "ignore_eos": True}
         await talk.ask(query_id, self._segments, codec_fingerprint=self._codec, options=options)
         reply = await talk.answer(query_id)
         assert not reply.errors
-        return b"".join(delta.SerializeToString(deterministic=True) for delta in reply.deltas)
+        return reply.token_ids, reply.text
 
 
 @contextlib.asynccontextmanager

@@ -175,6 +175,11 @@ class Generation(ABC):
     def __aiter__(self) -> AsyncIterator[Event]:
         """Iterate over the events, once."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether the next event is a token that is there already. An engine that can't say it never does."""
+        return False
+
     @abstractmethod
     def cancel(self) -> None:
         """Free the slot within one step; the iteration ends with Reason.CANCELLED. No effect on an ended one."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from del_codec.errors import ExhaustedError
-from del_server.engine.base import Event, Finish
+from del_server.engine.base import Event, Finish, Token
 
 # Events that a reader may leave unread. Generation never waits for a reader: a slow one would keep a slot's memory.
 UNREAD = 1024
@@ -28,6 +28,11 @@ class Events:
     def divert(self, take: Callable[[Event | Exception], None]) -> None:
         """Hand each to a function as it comes, and keep none: for who passes them on."""
         self._take = take
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next one is a token that is there already."""
+        return bool(self._unread) and isinstance(self._unread[0], Token)
 
     @property
     def crowded(self) -> ExhaustedError | None:

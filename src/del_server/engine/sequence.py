@@ -70,6 +70,11 @@ class Sequence(Job, Generation):
         """See Job."""
         self._close(error)
 
+    @property
+    def ready(self) -> bool:
+        """See Generation."""
+        return self._events.ready
+
     def __aiter__(self) -> AsyncIterator[Event]:
         """See Generation."""
         return aiter(self._events)

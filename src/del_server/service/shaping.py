@@ -19,6 +19,8 @@ from del_server.service.messages import add_delta
 
 MAX_TOKENS = 1024
 MAX_INTERVAL_MS = 10_000
+# Tokens that go in one message because they are there already.
+MOST_TOGETHER = 16
 Send = Callable[[pb.GenerateResponse], Awaitable[None]]
 
 
@@ -59,6 +61,8 @@ class Outlet:
     def __init__(self, query_id: int, shaping: Shaping, send: Send) -> None:
         self._query_id, self._shaping, self._send = query_id, shaping, send
         self._waiting = pb.GenerateResponse(query_id=query_id)
+        # Those who ask for so many tokens a message get just as many.
+        self._most = shaping.tokens or MOST_TOGETHER
         self._ended = False
         self._beat: asyncio.Task[None] | None = None
 
@@ -74,10 +78,12 @@ class Outlet:
             self._beat.cancel()
 
     async def put(self, delta: Delta) -> None:
-        """Take new tokens; where there is no beat, send them once there are enough."""
+        """Take new tokens; where there is no beat, send them once there are enough, with those that are there already:
+        an answer that is ahead of its messages catches up."""
         waiting = self._waiting.delta
         add_delta(waiting, delta)
-        if self._beat is None and len(waiting.token_ids) >= self._shaping.tokens:
+        held = len(waiting.token_ids)
+        if self._beat is None and held >= self._shaping.tokens and not (delta.more and held < self._most):
             await self._release()
 
     async def end(self) -> None:

@@ -49,6 +49,11 @@ class Answer(Job, Generation):
         """See Job."""
         self._events.put(error)
 
+    @property
+    def ready(self) -> bool:
+        """See Generation."""
+        return self._events.ready
+
     def __aiter__(self) -> AsyncIterator[Event]:
         """See Generation."""
         return aiter(self._events)

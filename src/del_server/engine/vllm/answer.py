@@ -58,6 +58,11 @@ class Answer(Job, Generation):
         self._request = None
         self._events.put(error)
 
+    @property
+    def ready(self) -> bool:
+        """See Generation."""
+        return self._events.ready
+
     def __aiter__(self) -> AsyncIterator[Event]:
         """See Generation."""
         return aiter(self._events)
