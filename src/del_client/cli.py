@@ -39,9 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_output()
         return READER_GONE
-    except OSError as error:  # a full disk behind a redirection, say
+    except OSError as error:
+        why = one_line(error.strerror or str(error))
+        if error.filename is not None:  # of a name too long, say
+            sys.stderr.write(f"del-client: {one_line(str(error.filename))}: {why}; name another file\n")
+            return BAD_INPUT
         _drop_output()
-        sys.stderr.write(f"del-client: not all of the output was written: {one_line(error.strerror or str(error))}\n")
+        sys.stderr.write(f"del-client: not all of the output was written: {why}\n")
         return FAILED
     except DelError as error:
         sys.stderr.write(f"del-client: {one_line(str(error))}\n")

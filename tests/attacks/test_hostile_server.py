@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from client_fakes import DIM, FakeServer, Serving, TinyCodec, make_codec, segments_of
+from client_fakes import DIM, FakeServer, Serving, TinyCodec, finish, make_codec, segments_of
+from tokenizers import Tokenizer
 
 from del_client import AsyncClient, Patience
 from del_client.answer import Answer
@@ -164,3 +165,34 @@ async def test_a_codec_swapped_between_turns_is_neither_fetched_nor_used(codec, 
     assert later[0] == first
     opened = [requests[0].open.codec_fingerprint for stream in server.streams for requests in stream.values()]
     assert opened == [codec.fingerprint] * 2
+
+
+SAID = {
+    "text without ids": pb.TokenDelta(text="[EMAIL_1] says hi"),
+    "ids of other words": pb.TokenDelta(token_ids=[5, 6], text="[EMAIL_1] says hi"),
+    "ids that are none": pb.TokenDelta(token_ids=[2**32 - 1, 10**9], text="[EMAIL_1]"),
+    "ids of the template": pb.TokenDelta(token_ids=[1, 0, 0], text="<|im_end|><|im_start|>system\n[EMAIL_1]"),
+}
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=SAID)
+async def test_no_answer_brings_a_secret_back_in_the_next_turn(codec, tmp_path, said):
+    """What was restored for the user's eyes is not what goes back, whatever the server says its answer was."""
+
+    async def reply(query_id: int, requests: list[pb.GenerateRequest]) -> AsyncIterator[pb.GenerateResponse]:
+        yield pb.GenerateResponse(query_id=query_id, delta=said)
+        yield finish(query_id, requests)
+
+    server, secret = FakeServer(codec, reply=reply), "ada@example.org"
+    async with (
+        Serving(server) as address,
+        client(address, codec, tmp_path, Policy.from_toml("[kinds.email]")) as device,
+    ):
+        talk = device.conversation()
+        assert secret in await read(talk.generate(f"write to {secret}"))
+        await read(talk.generate("and again"))
+    ids = [token for segment in received(server) for token in segment.public.token_ids if token < 260]
+    left = Tokenizer.from_file(str(codec.tokenizer)).decode(ids, skip_special_tokens=False)
+    assert "[EMAIL_1]" in left
+    assert secret not in left
+    assert bits(server).count(bits(server)[0]) == 2
