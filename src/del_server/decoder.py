@@ -25,7 +25,7 @@ from del_codec.projection import (
 from del_codec.table import LatentTable
 from del_server.posterior import RANK, PosteriorMean, posterior_mean
 
-# Positions whose posterior is computed at a time: on a CPU, few enough that their weights stay near it.
+# Positions whose posterior is computed at a time: on a CPU for each thread, so few that their weights stay near it.
 _CHUNK, _CPU_CHUNK = 256, 32
 # The quick mean is one of embeddings that are wider than what it saves.
 LEAST_WIDTH = 4 * RANK
@@ -141,9 +141,11 @@ class PromptDecoder:
 
         if self._device.type != "cpu":
             return torch.cat(of(torch.split(counts, _CHUNK)))
+        if (threads := torch.get_num_threads()) > 1:
+            return torch.cat(of(torch.split(counts, min(_CHUNK, threads * _CPU_CHUNK))))
         half = -(-len(counts) // 2)
         chunks = torch.split(counts, max(1, min(half, _CPU_CHUNK)))
-        if torch.get_num_threads() > 1 or len(chunks) == 1:
+        if len(chunks) == 1:
             return torch.cat(of(chunks))
         middle = len(chunks) // 2
         others = _HELPERS.submit(of, chunks[middle:])
