@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from engine_faults import Faults
 from serving import PREFIX, Serving, StartServer, Talk, public
 
 from del_codec.v1 import inference_pb2 as pb
@@ -130,24 +131,18 @@ async def test_a_beat_sends_messages_of_one_size_with_tokens_or_without(start_se
 
 
 async def test_a_beat_goes_on_while_there_is_no_token(start_server: StartServer) -> None:
-    async with start_server(max_concurrent=1) as serving:
+    async with start_server() as serving:
+        faults = Faults(serving.backend.engine._model)  # type: ignore[attr-defined]
+        faults.open.clear()
         talk = serving.talk()
-        opening = pb.OpenQuery(
-            prompt_tokens=1,
-            segments=[public(5)],
-            end=True,
-            options=pb.GenerationOptions(max_new_tokens=400, ignore_eos=True),
-        )
-        await talk.send(1, open=opening)  # the only place is taken
-        await ask(talk, 2, shaping=pb.Shaping(interval_ms=1, bucket_bytes=64))
-        await talk.until(lambda: len(talk.replies[2].sizes) >= 3)
-        assert not talk.replies[2].deltas
-        await talk.cancel(2)
-        reply = await talk.answer(2)
+        await ask(talk, 1, shaping=pb.Shaping(interval_ms=1, bucket_bytes=64))
+        await talk.until(lambda: len(talk.replies[1].sizes) >= 3)
+        assert not talk.replies[1].deltas
+        await talk.cancel(1)
+        faults.open.set()
+        reply = await talk.answer(1)
         assert reply.finish
         assert reply.finish.reason == pb.FINISH_REASON_CANCELLED
-        await talk.cancel(1)
-        await talk.answer(1)
         await talk.close()
 
 
