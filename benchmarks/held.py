@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import math
 import os
@@ -17,7 +18,14 @@ from scipy import stats
 from benchmarks.server_process import resident_bytes
 
 CONFIDENCE = 0.95
-UNITS = {"resident memory": "MiB", "Python blocks": "blocks", "threads": "", "files": "", "tasks": ""}
+UNITS = {
+    "resident memory": "MiB",
+    "native memory": "MiB",
+    "Python blocks": "blocks",
+    "threads": "",
+    "files": "",
+    "tasks": "",
+}
 
 
 def held() -> dict[str, float]:
@@ -25,11 +33,34 @@ def held() -> dict[str, float]:
     gc.collect()
     return {
         "resident memory": resident_bytes(os.getpid()) / 2**20,
+        "native memory": native_bytes() / 2**20,
         "Python blocks": float(sys.getallocatedblocks()),
         "threads": float(threading.active_count()),
         "files": float(len(os.listdir("/proc/self/fd")) - 1),
         "tasks": float(len(asyncio.all_tasks())),
     }
+
+
+class _Mallinfo2(ctypes.Structure):
+    """Of mallinfo2(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    )
+
+
+def native_bytes() -> int:
+    """What malloc has handed out and not got back, in all its arenas; what it keeps for itself is not in it.
+
+    0 where the C library cannot tell.
+    """
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if mallinfo2 is None:
+        return 0
+    mallinfo2.restype = _Mallinfo2
+    said = mallinfo2()
+    return int(said.uordblks) + int(said.hblkhd)
 
 
 @dataclass(frozen=True, slots=True)

@@ -181,7 +181,8 @@ class Soak:
 
 
 # What goes up and down by itself, so that rest is not told by it.
-_MOVING = ("resident memory", "Python blocks", (DEVICES, "resident memory"), (DEVICES, "Python blocks"))
+_RESTLESS = ("resident memory", "native memory", "Python blocks")
+_MOVING = (*_RESTLESS, *((DEVICES, name) for name in _RESTLESS))
 _PLAIN = ("tokens checked", "private tokens sent", "cores busy")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -110,8 +111,13 @@ class Visits:
         try:
             outcome = await visit(self)
         except (DelError, Wrong, OSError, grpc.RpcError, TimeoutError) as error:
-            outcome = type(error).__name__
-        self.ended[kind, outcome if outcome in expected else f"astray: {outcome}"] += 1
+            outcome, why = type(error).__name__, f"{error}"
+        else:
+            why = ""
+        if outcome not in expected:
+            print(f"astray: {kind}: {outcome}: {why}", file=sys.stderr, flush=True)
+            outcome = f"astray: {outcome}"
+        self.ended[kind, outcome] += 1
 
     @property
     def astray(self) -> int:
