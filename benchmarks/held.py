@@ -41,13 +41,13 @@ def held() -> dict[str, float]:
     }
 
 
+_BEFORE = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks")
+
+
 class _Mallinfo2(ctypes.Structure):
     """Of mallinfo2(3)."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
-    )
+    _fields_ = tuple((name, ctypes.c_size_t) for name in (*_BEFORE, "uordblks", "fordblks", "keepcost"))
 
 
 def native_bytes() -> int:
