@@ -16,6 +16,7 @@ from del_client.loop_thread import LoopThread
 from del_client.prepared import Prepared
 from del_client.query import Event, Finish, Timings, TokenDelta, Traffic, Usage
 from del_client.report import PrivacyReport
+from del_client.terminal import safe
 from del_codec.errors import DelError, MismatchError, TimedOut
 from del_codec.stopping import StopStrings
 
@@ -64,8 +65,9 @@ class Answer:
     """One answer: iterate it for its deltas, once; leaving the loop cancels the query.
 
     An AsyncClient's answer is iterated with `async for`, a Client's with `for`. A delta's `text` is what its user may
-    read: placeholders replaced, stop strings applied. Its `token_ids` are those that the server sent. After the end
-    there are `finish`, `usage` and `privacy`.
+    read: placeholders replaced, stop strings applied, without what is unsafe to show (terminal.safe), which goes first:
+    gone later, it would join what was read as parted. Its `token_ids` are those that the server sent. After the end
+    there are `finish`, `usage` and `privacy`. sent_chars: characters of `unrestored`.
     """
 
     def __init__(self, course: Course, reading: Reading) -> None:
@@ -82,6 +84,7 @@ class Answer:
         self._shown: list[str] = []
         self._sent: list[str] = []
         self._room = MAX_ANSWER_CHARS
+        self.sent_chars = 0
 
     def __aiter__(self) -> Deltas:
         if self.started:
@@ -149,11 +152,12 @@ class Answer:
     def _read(self, delta: TokenDelta) -> TokenDelta:
         """The delta as its user may read it."""
         self.token_ids += delta.token_ids
-        self._sent.append(delta.text)
         self._room -= len(delta.text)
         if self._room < 0:
             raise MismatchError(f"the answer has over {MAX_ANSWER_CHARS} characters: it was cancelled")
-        text = delta.text
+        text = safe(delta.text)
+        self._sent.append(text)
+        self.sent_chars += len(text)
         for stage in self._stages:
             text = stage.feed(text)
         self._shown.append(text)
@@ -187,13 +191,8 @@ class Answer:
 
     @property
     def unrestored(self) -> str:
-        """What the server has sent so far, placeholders and all."""
+        """What the server has sent so far, placeholders and all, but what is unsafe to show."""
         return "".join(self._sent)
-
-    @property
-    def sent_chars(self) -> int:
-        """Characters of `unrestored`."""
-        return MAX_ANSWER_CHARS - self._room
 
     @property
     def started_sending(self) -> bool:

@@ -1,5 +1,6 @@
 """Codec device halves on disk, by fingerprint: fetched once, checked against their SHA-256 at every load.
 
+Servers choose what they offer, so all together are bounded: those that were used least lately go.
 Knows nothing of servers: it is handed the bytes as an iterator.
 """
 
@@ -10,13 +11,16 @@ import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 from del_client.query import CodecOffer
 from del_codec.errors import MismatchError
 from del_codec.shipped import DEVICE_FILE, codec_folders
-from del_codec.table import LatentTable
+from del_codec.table import MAX_TABLE_BYTES, LatentTable
 
+# All files together.
+MAX_CACHE_BYTES = 4 * MAX_TABLE_BYTES
 _log = logging.getLogger(__name__)
 
 
@@ -45,6 +49,7 @@ class CodecCache:
         table = LatentTable.from_bytes(data)
         try:
             self._write(offer.fingerprint, data)
+            self._drop_oldest(offer.fingerprint)
         except OSError as error:
             _log.warning("codec is not cached: %s can't be written (%s)", self.folder, error.strerror)
         return table
@@ -62,8 +67,19 @@ class CodecCache:
             except OSError:
                 continue
             if hashlib.sha256(data).hexdigest() == offer.fingerprint:
+                with suppress(OSError):  # a package's file may be another user's
+                    path.touch()
                 return data
         return None
+
+    def _drop_oldest(self, kept: str) -> None:
+        """Make room for others, and for what a killed process left of a file."""
+        found = [(path.stat(), path) for path in self.folder.iterdir() if path.suffix in (".safetensors", ".part")]
+        room = MAX_CACHE_BYTES
+        for stat, path in sorted(found, key=lambda each: (each[1].stem == kept, each[0].st_mtime), reverse=True):
+            room -= stat.st_size
+            if room < 0:
+                path.unlink(missing_ok=True)
 
     def _write(self, fingerprint: str, data: bytes) -> None:
         """All or nothing, and durable: a crash leaves the old file or the new one."""

@@ -35,10 +35,7 @@ class Gate:
     """The way out to one server under one policy. Raises PrivacyRefusal for a server that the policy doesn't list."""
 
     def __init__(self, policy: Policy, ledger: Ledger, server: str) -> None:
-        if policy.servers is not None and not set(server.split(",")) <= set(policy.servers):
-            raise PrivacyRefusal(
-                f"server {server} is not among the policy's servers ({', '.join(policy.servers)}): nothing was sent"
-            )
+        policy.check_server(server)
         self._policy = policy
         self._ledger = ledger
         self._server = server
@@ -68,7 +65,7 @@ class Gate:
         repeat its bits, and what is drawn for them anew counts for its tokens as well. Returns once the charge is on
         the disk. Raises PrivacyRefusal (LimitExceeded where a limit is), InvalidValue.
         """
-        self._check_codec(table)
+        self._policy.check_codec(table.fingerprint, self._server)
         name = _checked(conversation) if conversation is not None else secrets.token_hex(16)
         parts = tuple(cut_spans(spans))
         drawn: dict[int, PrivateSegment] = {}
@@ -109,13 +106,6 @@ class Gate:
             fresh |= dict(zip(message.places, drawn, strict=True))
             draft.remember(message, drawn)
         return fresh
-
-    def _check_codec(self, table: LatentTable) -> None:
-        if self._policy.codecs is not None and table.fingerprint not in self._policy.codecs:
-            raise PrivacyRefusal(
-                f"codec {table.fingerprint} of {self._server} is not among the policy's codecs: nothing was sent; "
-                "add it to `codecs` if you trust it, or use another server"
-            )
 
     def _check(self, draft: Draft, standing: Standing) -> None:
         """Raise PrivacyRefusal for what the policy doesn't allow to be drawn."""

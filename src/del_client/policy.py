@@ -196,6 +196,21 @@ class Policy:
             remedy = f"a blind guess succeeds more often than limits.secret.cap = {cap:g} allows: raise one of them"
             raise InvalidValue(key, kind.choices, remedy)
 
+    def check_server(self, server: str) -> None:
+        """Raise PrivacyRefusal unless each address of it ("host:port", several with commas) is allowed."""
+        if self.servers is not None and not set(server.split(",")) <= set(self.servers):
+            raise PrivacyRefusal(
+                f"server {server} is not among the policy's servers ({', '.join(self.servers)}): nothing was sent"
+            )
+
+    def check_codec(self, fingerprint: str, server: str) -> None:
+        """Raise PrivacyRefusal unless it is allowed."""
+        if self.codecs is not None and fingerprint not in self.codecs:
+            raise PrivacyRefusal(
+                f"codec {fingerprint} of {server} is not among the policy's codecs: nothing was sent; "
+                "add it to `codecs` if you trust it, or use another server"
+            )
+
     @classmethod
     def from_toml(cls, text: str, folder: Path = Path()) -> Policy:
         """Parse and check a policy file's text; files that it names lie in `folder`. Raises InvalidValue."""

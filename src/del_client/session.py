@@ -106,7 +106,11 @@ class Session:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self)
 
     async def _open(self) -> None:
-        """Connect, and have codec, tokenizer and ledger at hand. Raises UnavailableError at once if nobody answers."""
+        """Connect, and have codec, tokenizer and ledger at hand. Raises UnavailableError at once if nobody answers.
+
+        What the policy doesn't list is not met: no such server is shown who asks, no such codec is fetched.
+        """
+        self.policy.check_server(self.server)
         self._transport = Transport(self.server, self._connect_seconds, access=self._access)
         try:
             await self._connect()
@@ -125,7 +129,8 @@ class Session:
             raise MismatchError(f"{self.server} serves {self.info.model} without a codec: nothing can be private there")
         allowed = self.policy.codecs
         known = [offer for offer in self.info.codecs if allowed is None or offer.fingerprint in allowed]
-        self.offer = (known or self.info.codecs)[0]  # what no policy allows can be looked at, and not sent with
+        self.offer = (known or self.info.codecs)[0]
+        self.policy.check_codec(self.offer.fingerprint, self.server)
         self.table = await self._cache.load(self.offer, self._transport.download(self.offer.fingerprint))
         self.reader = load_reader(self.table.spec, self._tokenizer, self._chat_template)
         self.desk = Desk(self.table, self.reader, self.policy)

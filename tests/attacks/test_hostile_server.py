@@ -15,6 +15,7 @@ from client_fakes import DIM, FakeServer, Serving, TinyCodec, finish, make_codec
 from tokenizers import Tokenizer
 
 from del_client import AsyncClient, Patience
+from del_client.access import Access
 from del_client.answer import Answer
 from del_client.codec_cache import CodecCache
 from del_client.policy import Limit, Policy, UnitLimits
@@ -106,8 +107,6 @@ async def test_asking_in_ever_new_conversations_ends_with_the_day(codec, tmp_pat
 @pytest.mark.parametrize(
     ("policy", "asked", "reason"),
     [
-        (Policy(servers=("good:1",)), {}, "servers"),
-        (Policy(codecs=("0" * 64,)), {}, "codecs"),
         (Policy(allow_clear=False), {"clear": True}, "allow_clear"),
         (Policy(allow_weak=False), {"mu": 30.0}, "allow_weak"),
         (Policy(limits=UnitLimits(prompt=Limit(rho=0.5))), {}, r"limits\.prompt\.rho"),
@@ -120,6 +119,22 @@ async def test_what_the_policy_forbids_never_reaches_the_server(codec, tmp_path,
         with pytest.raises(PrivacyRefusal, match=reason):
             await read(device.generate(SECRET, **asked))
     assert received(server) == []
+
+
+async def test_what_the_policy_does_not_list_is_not_met(codec, tmp_path):
+    """A server that isn't listed is not even asked, so that it sees no token; a codec that isn't is not fetched."""
+    asked = []
+
+    async def note(context):
+        asked.append(dict(context.invocation_metadata())["authorization"])
+
+    server = FakeServer(codec, before_info=note)
+    async with Serving(server) as address:
+        for policy, reason in ((Policy(servers=("good:1",)), "servers"), (Policy(codecs=("0" * 64,)), "codecs")):
+            with pytest.raises(PrivacyRefusal, match=f"policy's {reason}"):
+                async with client(address, codec, tmp_path, policy, access=Access(token="secret")):
+                    pass
+    assert (len(asked), server.downloads) == (1, 0)
 
 
 async def test_no_codec_is_no_reason_to_send_in_the_clear(codec, tmp_path):

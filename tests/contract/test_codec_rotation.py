@@ -117,6 +117,7 @@ async def test_a_policy_that_names_codecs_keeps_to_the_first_of_them_that_is_ser
             async with device(port, tiny_codec, tmp_path, ledger, Policy(codecs=codecs)) as client:
                 assert client.table.fingerprint == taken
                 assert await read(client.generate(QUESTION, **GREEDY))
-    async with start_server(codecs=(new_codec,), port=port), device(port, tiny_codec, tmp_path, ledger, policy) as late:
+    async with start_server(codecs=(new_codec,), port=port):
         with pytest.raises(PrivacyRefusal, match=new):
-            await read(late.generate(QUESTION, **GREEDY))
+            async with device(port, tiny_codec, tmp_path, ledger, policy):
+                pass

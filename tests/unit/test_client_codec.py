@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from client_fakes import DIM, TinyCodec, make_codec
 
-from del_client import pinned
+from del_client import codec_cache, pinned
 from del_client.codec_cache import CodecCache, default_folder
 from del_client.defaults import default_mu, default_setting, range_warning
 from del_client.pinned import load_reader
@@ -95,6 +96,24 @@ class TestCache:
             table = await CodecCache(tmp_path / "file" / "codecs").load(offer, aiter(Download(codec.data)))
         assert table.fingerprint == offer.fingerprint
         assert "not cached" in caplog.text
+
+    async def test_a_server_of_ever_new_codecs_fills_no_disk(
+        self, codec: TinyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(codec_cache, "MAX_CACHE_BYTES", 3 * len(codec.data))
+        cache, left = CodecCache(tmp_path), tmp_path / "left.part"
+        left.write_bytes(codec.data)
+        (tmp_path / "another.file").write_bytes(codec.data)
+        os.utime(left, (0, 0))
+        codecs = [make_codec(tmp_path / str(number), model=f"m{number}").data for number in range(5)]
+        offers = [CodecOffer(hashlib.sha256(data).hexdigest(), len(data)) for data in codecs]
+        names = [f"{offer.fingerprint}.safetensors" for offer in offers]
+        for step, number in enumerate((0, 1, 2, 0, 3, 4), start=1):
+            await cache.load(offers[number], aiter(Download(codecs[number])))
+            assert (tmp_path / names[number]).stat().st_mtime > step
+            os.utime(tmp_path / names[number], (step, step))
+        kept = {path.name for path in tmp_path.iterdir() if path.is_file()}
+        assert kept == {"another.file", names[0], names[3], names[4]}
 
     def test_where_it_lies(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("DEL_CACHE", str(tmp_path))

@@ -8,8 +8,8 @@ knows a few forms that every reader of Markdown takes alike, and leaves all that
   punctuation of sentences alone: no slash, @, =, no dot or colon but at its end. A secret that itself looks like an
   address is restored only where nothing but punctuation stands beside it.
 - Left as they are: code between backticks, fenced or indented; [text](target), [text]; {...}; call(...).
-- From an unclosed one of these on, or one that spans lines, or from a tag (`<a`) or an escaped bracket on, nothing more
-  of the answer is restored.
+- From an unclosed one of these on, or one that spans lines, or from a tag (`<a`), an escaped bracket or a joiner that
+  nobody sees beside a bracket on, nothing more of the answer is restored.
 
 The outcome does not depend on how the answer is cut into pieces. Knows nothing of tokens or of what found a secret.
 """
@@ -20,6 +20,7 @@ import re
 from dataclasses import dataclass
 
 from del_client.protection.placeholders import Placeholders, forms, read_form
+from del_client.terminal import SCRIPTS
 
 LOOKAHEAD = 4096
 
@@ -27,6 +28,8 @@ _INDENTED = re.compile(r" {4}| {0,3}\t")
 _FENCE = re.compile(r"(`{3,})[^`\n]*\n?|(~{3,})[^\n]*\n?")
 _RUN_OF_THREE = re.compile(r"`{3}|~{3}")
 _TAG_OR_ESCAPE = re.compile(r"<[A-Za-z/!?]|\\[`\[\]()<>!{}]|`{3}|~{3}")
+# A program that took it out would join what it parts.
+_PARTED = re.compile(rf"(?<=[<\\\])}}`~!])[{SCRIPTS}]|[{SCRIPTS}]+[<(\[{{`~]")
 # What begins so has to be this, or is not understood.
 _WHOLE = {
     "`": re.compile(r"(`{1,2})(?!`)[^`\n]*[^`\n\\]\1(?!`)"),
@@ -172,7 +175,7 @@ class Restorer:
         ours: list[_Ours] = []
         end = start
         while end < len(buffer) and buffer[end] not in " \t\r\n":
-            if end - start > LOOKAHEAD or _TAG_OR_ESCAPE.match(buffer, end):
+            if end - start > LOOKAHEAD or _TAG_OR_ESCAPE.match(buffer, end) or _PARTED.match(buffer, end):
                 raise _NotUnderstood
             found = self._placeholder(end)
             if found is not None:
