@@ -7,9 +7,11 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import signal
 import socket
 from array import array
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +20,7 @@ from serving import StartServer
 from test_cross_talk import CANARIES, Canary
 
 from del_codec.errors import EngineError, UnavailableError
-from del_server.engine.base import Capacity, Sampling
+from del_server.engine.base import Capacity, Load, Sampling
 from del_server.engine.process.engine import Patience, ProcessEngine
 from del_server.engine.process.frames import Frames
 from del_server.engine.process.launch import Launched
@@ -58,20 +60,24 @@ class Puppet:
 
     async def ended(self) -> None:
         await self.gone.wait()
+        await self.close()
+
+    async def close(self) -> None:
         self.frames.close()
         with contextlib.suppress(ConnectionError):
             await self.frames._writer.wait_closed()
 
 
 class Puppets:
-    """Those that an engine launches, one after another."""
+    """Those that an engine launches, one after another, of these kinds in turn, of the last from then on."""
 
-    def __init__(self) -> None:
+    def __init__(self, *kinds: type[Puppet]) -> None:
         self.launched: asyncio.Queue[Puppet] = asyncio.Queue()
+        self._kinds = list(kinds or [Puppet])
         self._beginning = set[asyncio.Task[None]]()
 
     async def launch(self) -> Launched:
-        puppet = Puppet()
+        puppet = (self._kinds.pop(0) if len(self._kinds) > 1 else self._kinds[0])()
         self._beginning.add(asyncio.create_task(puppet.begin()))
         self.launched.put_nowait(puppet)
         return puppet
@@ -120,8 +126,7 @@ async def test_what_can_not_be_read_ends_every_answer_and_the_worker(raw: tuple[
     with pytest.raises(UnavailableError):
         await scoring.result()
     second = await puppets.launched.get()
-    while not engine.health().ok or engine._frames is None:
-        await asyncio.sleep(0.001)
+    await answering(engine)
     again = engine.submit(torch.zeros(3, 4), TWO)
     second.frames.send({**NOTHING, "ends": [[2, "length", 0.0, 0.0]]}, array("q", [2, 7, 2, 8, 99, 5]).tobytes())
     assert [getattr(event, "token_id", None) for event in await read(again)] == [7, 8, None]
@@ -148,6 +153,145 @@ async def test_a_first_word_that_can_not_be_read_is_an_error_of_ours(raw: bytes)
     engine = ProcessEngine(CAPACITY, launch, {"adapters": {}}, QUICK)
     with pytest.raises(EngineError):
         await engine.start()
+
+
+class Mute(Puppet):
+    """Takes its order, and says nothing."""
+
+    async def begin(self) -> None:
+        self.frames = await Frames.over(self._theirs)
+        await self.frames.receive()
+
+
+class Undead(Puppet):
+    """One whose driver holds it fast: told to go, or killed, it stays, and its end of the socket with it."""
+
+    def kill(self) -> None:
+        self.killed = True
+
+    async def ended(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def answering(engine: ProcessEngine) -> None:
+    """Wait until it takes prompts; the test's own time ends it if it never does."""
+    while engine._frames is None or not engine.health().ok:
+        await asyncio.sleep(0.001)
+
+
+async def test_a_worker_that_never_starts_is_given_up() -> None:
+    engine = ProcessEngine(CAPACITY, Puppets(Mute).launch, {"adapters": {}}, replace(QUICK, start_seconds=0.01))
+    with pytest.raises(EngineError, match=r"did not start in 0\.01 s"):
+        await engine.start()
+
+
+async def test_neither_do_later_ones_hold_the_next_one_up() -> None:
+    puppets = Puppets(Puppet, Mute, Mute, Puppet)
+    engine = ProcessEngine(CAPACITY, puppets.launch, {"adapters": {}}, QUICK)
+    await engine.start()
+    first = await puppets.launched.get()
+    engine._patience = replace(QUICK, start_seconds=0.05)
+    first.say(b"\xff")
+    mute = [await puppets.launched.get() for _ in range(2)]
+    await answering(engine)
+    assert all(each.gone.is_set() for each in (first, *mute))
+    (await puppets.launched.get()).kill()
+    await engine.stop()
+
+
+async def test_a_worker_that_a_kill_does_not_end_holds_no_answer() -> None:
+    puppets = Puppets(Undead, Puppet)
+    patience = replace(QUICK, dead_seconds=0.01, stop_seconds=0.01)
+    engine = ProcessEngine(CAPACITY, puppets.launch, {"adapters": {}}, patience)
+    await engine.start()
+    first = await puppets.launched.get()
+    answer = engine.submit(torch.zeros(3, 4), TWO)
+    first.frames.send({**STATE, "ok": False, "detail": "it hangs"})
+    with pytest.raises(UnavailableError):
+        await read(answer)
+    await answering(engine)
+    assert first.killed
+    second = await puppets.launched.get()
+    second.kill()
+    await engine.stop()
+    await first.close()
+
+
+async def test_a_server_stops_whatever_its_worker_does() -> None:
+    puppets = Puppets(Undead)
+    engine = ProcessEngine(CAPACITY, puppets.launch, {"adapters": {}}, replace(QUICK, stop_seconds=0.01))
+    await engine.start()
+    answer = engine.submit(torch.zeros(3, 4), TWO)
+    await engine.stop()
+    with pytest.raises(UnavailableError):
+        await read(answer)
+    await (await puppets.launched.get()).close()
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_no_token_is_lost_doubled_or_anothers_whenever_workers_die(seed: int) -> None:
+    """Prompts, tokens, ends, cancels and deaths in any order; each reader has what its worker said of it, to its end."""
+    draw, puppets = random.Random(seed), Puppets()
+    engine = ProcessEngine(CAPACITY, puppets.launch, {"adapters": {}}, QUICK)
+    await engine.start()
+    puppet = await puppets.launched.get()
+    said: dict[int, list[Any]] = {}
+    reads: dict[int, asyncio.Task[list[Any]]] = {}
+    open_ones: dict[int, Any] = {}
+    serial = itertools.count()
+
+    async def heard(answer: Any) -> list[Any]:
+        came: list[Any] = []
+        try:
+            async for event in answer:
+                came.append(getattr(event, "token_id", "end"))
+        except (UnavailableError, EngineError) as error:
+            came.append(type(error))
+        return came
+
+    for _ in range(200):
+        match draw.choices(["ask", "tokens", "end", "fail", "cancel", "die", "pause"], [6, 12, 2, 1, 2, 0.4, 4])[0]:
+            case "ask" if len(engine._jobs) < CAPACITY.running + CAPACITY.waiting:
+                number = next(serial)
+                open_ones[number] = engine.submit(torch.zeros(3, 4), TWO)
+                said[number] = []
+                reads[number] = asyncio.create_task(heard(open_ones[number]))
+            case "tokens" if open_ones:
+                pairs = array("q")
+                for number in draw.choices(list(open_ones), k=draw.randrange(1, 6)):
+                    token = 1000 * number + len(said[number])
+                    said[number].append(token)
+                    pairs.extend((number, token))
+                puppet.frames.send(NOTHING, pairs.tobytes())
+            case "end" | "fail" as how if open_ones:
+                number = draw.choice(list(open_ones))
+                del open_ones[number]
+                message = end_of("stop") if how == "end" else {**NOTHING, "errors": [[number, "engine", "no"]]}
+                for each in message["ends"]:
+                    each[0] = number
+                puppet.frames.send(message)
+                said[number].append("end" if how == "end" else EngineError)
+            case "cancel" if open_ones:
+                draw.choice(list(open_ones.values())).cancel()
+            case "die":
+                await puppet.frames.flush()
+                puppet.kill()
+                puppet.frames.close()
+                for number in open_ones:
+                    said[number].append(UnavailableError)
+                open_ones.clear()
+                puppet = await puppets.launched.get()
+                await answering(engine)
+            case _:
+                await asyncio.sleep(0)
+    await puppet.frames.flush()
+    for number in open_ones:
+        said[number].append(UnavailableError)
+    puppet.kill()
+    puppet.frames.close()
+    assert {number: await task for number, task in reads.items()} == said
+    await engine.stop()
+    assert engine.load() == Load(0, 0, 0, 0)
 
 
 @pytest.mark.slow

@@ -49,11 +49,13 @@ _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """silent_seconds: without a report a worker is not healthy. dead_seconds: one that is not healthy for longer is
-    killed. first_wait, longest_wait: seconds before a new one is started, twice as many after each that did not last
-    steady_seconds. most_failures: in a row, after which the engine counts as dead, though it goes on trying.
-    stop_seconds: for a worker to leave when told to."""
+    """start_seconds: for a worker to load its model and make a step. silent_seconds: without a report a worker is not
+    healthy. dead_seconds: one that is not healthy for longer is killed. first_wait, longest_wait: seconds before a new
+    one is started, twice as many after each that did not last steady_seconds. most_failures: in a row, after which the
+    engine counts as dead, though it goes on trying. stop_seconds: for a worker to leave when told to, and for one that
+    was killed to be gone."""
 
+    start_seconds: float = 1800.0
     silent_seconds: float = 5.0
     dead_seconds: float = 60.0
     first_wait: float = 0.5
@@ -198,27 +200,32 @@ class ProcessEngine(Engine):
         frames = await Frames.over(worker.end)
         try:
             frames.send(self._order)
-            while (received := await frames.receive()) is not None:
-                message, _ = received
-                if message["say"] == "state":
-                    self._note(message)
-                elif message["say"] == "failed":
-                    raise EngineError(f"a worker can't start: {message['why']}")
-                else:
-                    break
-            else:
-                raise EngineError("a worker died before it could answer; its own messages say more")
-            self.capacity = replace(self.capacity, kv_tokens=message["kv_tokens"], kv_bytes=message["kv_bytes"])
+            async with asyncio.timeout(self._patience.start_seconds):
+                ready = await self._ready(frames)
+            self.capacity = replace(self.capacity, kv_tokens=ready["kv_tokens"], kv_bytes=ready["kv_bytes"])
         except BaseException as error:
             frames.close()
-            worker.kill()
             await self._bury(0)
+            if isinstance(error, TimeoutError):
+                raise EngineError(f"a worker did not start in {self._patience.start_seconds:g} s") from None
             if isinstance(error, _UNREADABLE):
                 raise EngineError(f"a worker began with what can't be read: {first_line(error)}") from error
             raise
         for prefix in self._prefixes:
             self._give(frames, prefix)
         self._frames = frames
+
+    async def _ready(self, frames: Frames) -> Message:
+        """What a new worker says when it has made a decode step. Raises EngineError if it doesn't come to that."""
+        while (received := await frames.receive()) is not None:
+            message, _ = received
+            if message["say"] == "state":
+                self._note(message)
+            elif message["say"] == "failed":
+                raise EngineError(f"a worker can't start: {message['why']}")
+            else:
+                return message
+        raise EngineError("a worker died before it could answer; its own messages say more")
 
     async def _keep(self) -> None:
         """Read what workers say, one after another, until cancelled."""
@@ -244,9 +251,9 @@ class ProcessEngine(Engine):
             self._failures += 1
             try:
                 await self._begin()
-            except (DelError, OSError) as error:
+            except Exception as error:
                 self._why = first_line(error)
-                logger.error("no new worker: %s", self._why)
+                logger.error("no new worker: %s", self._why, exc_info=not isinstance(error, DelError | OSError))
             else:
                 logger.warning("a new worker answers, process %s", self.pid)
                 return
@@ -257,7 +264,7 @@ class ProcessEngine(Engine):
         try:
             while frames is not None and (received := await frames.receive()) is not None:
                 self._hear(*received)
-        except (DelError, *_UNREADABLE) as error:
+        except Exception as error:  # whatever it is, nobody else reads on
             logger.exception("a worker's frame can't be read")
             return f"the worker said what can't be read: {first_line(error)}"
         return "the worker died"
@@ -272,6 +279,8 @@ class ProcessEngine(Engine):
             elif time.monotonic() - healthy_at > self._patience.dead_seconds and self._worker is not None:
                 logger.error("the worker of process %s is killed: %s", self.pid, self.health().detail)
                 self._worker.kill()
+                if self._frames is not None:
+                    self._frames.close()  # one that a driver holds fast may not go, nor its end of the socket
 
     def _lose(self, why: str) -> None:
         """No worker answers: what was under way ends."""
@@ -285,7 +294,7 @@ class ProcessEngine(Engine):
         self._kv_tokens = self._kv_bytes = 0
 
     async def _bury(self, patience: float) -> None:
-        """Wait for the worker's end; make it come once patience is at its end."""
+        """Wait for the worker's end; make it come once patience is at its end. One that stays all the same is left."""
         worker, self._worker = self._worker, None
         if worker is None:
             return
@@ -293,7 +302,13 @@ class ProcessEngine(Engine):
             await asyncio.wait_for(worker.ended(), patience)
         except TimeoutError:
             worker.kill()
-            await worker.ended()
+            try:
+                await asyncio.wait_for(worker.ended(), self._patience.stop_seconds)
+            except TimeoutError:
+                logger.error("process %s was killed, and has not gone", worker.pid)
+        except BaseException:
+            worker.kill()
+            raise
 
     def _hear(self, message: Message, payload: bytes) -> None:
         match message["say"]:
