@@ -230,7 +230,7 @@ async def test_a_server_stops_whatever_its_worker_does() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 async def test_no_token_is_lost_doubled_or_anothers_whenever_workers_die(seed: int) -> None:
-    """Prompts, tokens, ends, cancels and deaths in any order; each reader has what its worker said of it, to its end."""
+    """Prompts, tokens, ends, cancels and deaths in any order; each reader has what its worker said of it."""
     draw, puppets = random.Random(seed), Puppets()
     engine = ProcessEngine(CAPACITY, puppets.launch, {"adapters": {}}, QUICK)
     await engine.start()
