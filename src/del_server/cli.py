@@ -1,12 +1,14 @@
 """The command line of the server: picks a command and prints its errors. Commands are imported when they are called.
 
 A command is a module of del_server.commands with add_arguments(parser) and run(arguments).
-Exit codes: 0 done, 1 the engine failed, 2 bad input (a value, a file, a model), 130 interrupted.
+Exit codes: 0 done, 1 the engine failed or output can't be written, 2 bad input (a value, a file, a model), 130
+interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -26,6 +28,7 @@ COMMANDS = {
     "evaluate-task": "measure how well such a question is answered",
 }
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+_OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,9 +44,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_arguments(parser)
     try:
         command.run(parser.parse_args(chosen.arguments))
+        sys.stdout.flush()
     except DelError as error:
         print(f"del-server: {error}", file=sys.stderr)
         return FAILED if isinstance(error, EngineError) else BAD_INPUT
+    except OSError as error:
+        if error.filename is None and error.errno not in _OF_OUTPUT:
+            raise
+        if error.filename is not None:
+            print(f"del-server: {error.filename}: {error.strerror}; name another file", file=sys.stderr)
+            return BAD_INPUT
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered must not fail again at exit
+        print(f"del-server: not all of the output was written: {error.strerror}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0

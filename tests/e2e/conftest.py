@@ -1,12 +1,14 @@
-"""One server of the tiny model for all tests that only ask it, and one that records what it is asked."""
+"""One server of the tiny model for all tests that only ask it, one that records what it is asked, and a small disk."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filesystem import mounted
 from recording_server import ANSWER, Recorder
 from server_process import SERVE, running
 
@@ -34,3 +36,16 @@ def recorder(recording_process: Recorder) -> Recorder:
     """The same server for all, each test with an empty record."""
     recording_process.file.unlink(missing_ok=True)
     return recording_process
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder of a file system of its own; where none may be mounted, the test is skipped."""
+    try:
+        place = mounted(tmp_path / "disk")
+        folder = place.__enter__()
+    except OSError as error:
+        pytest.skip(f"no file system may be mounted: {error}")
+    with contextlib.ExitStack() as stack:
+        stack.push(place.__exit__)
+        yield folder

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from client_fakes import TinyCodec, make_codec
+from filesystem import full
 
 from del_client.codec_cache import CodecCache
 from del_client.cutting import Span
@@ -23,7 +23,6 @@ from del_codec.errors import PrivacyRefusal
 from del_codec.noise import NoiseSetting
 from del_codec.released import release_of
 
-PAGE = 4096
 TOKENS = 200
 # Of room left, in pages: from none to more than one charge takes.
 ROOMS = (*range(12), 16, 24, 40)
@@ -32,37 +31,9 @@ SETTING = NoiseSetting.from_mu(5, 12, 1)
 COMMANDS = [("completion", "bash"), ("certify", "--dim", "4", "--bits", "1", "--mu", "5"), ("config",)]
 
 
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("there is no mount")
-    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"no file system may be mounted: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @pytest.fixture(scope="module")
 def codec(tmp_path_factory: pytest.TempPathFactory) -> TinyCodec:
     return make_codec(tmp_path_factory.mktemp("codec"))
-
-
-@contextlib.contextmanager
-def full(disk: Path, pages: int = 0) -> Iterator[None]:
-    """While it lasts, so many pages are free and no more."""
-    state, filler = os.statvfs(disk), disk / "filler"
-    with filler.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, state.f_bavail * state.f_frsize - pages * PAGE)
-    try:
-        yield
-    finally:
-        filler.unlink()
 
 
 def words() -> list[Span]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -89,3 +91,10 @@ def test_setting_up_anew_replaces_what_was_set_up(written: Callable[[], str]) ->
         logs.set_up(form, "info")
     logging.getLogger("x").info("once")
     assert len(written().splitlines()) == 1
+
+
+def test_bars_of_libraries_stay_out_of_what_is_no_terminal() -> None:
+    program = "from del_server.commands.serve import no_bars_in_logs; no_bars_in_logs()\n"
+    program += "from tqdm.auto import tqdm; print(*tqdm('ab'))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("a b\n", "")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hmac
 import json
 import multiprocessing
+import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,34 @@ class TestFile:
             watched.admit(Shown("", encrypted=False, token=ada))
         with pytest.raises(AccessDenied, match="withdrawn"):
             watched.check(caller)
+
+    def test_one_that_can_not_be_read_is_read_once_its_mode_is_mended(self, path: Path) -> None:
+        may = True
+
+        def make(files: Sequence[bytes]) -> bytes:
+            if not may:
+                raise ArtifactError("Permission denied")
+            return files[0]
+
+        path.write_bytes(b"former")
+        watched = Watched([path], make)
+        path.write_bytes(b"latter")
+        may = False
+        assert watched.get() == b"former"
+        may, before = True, path.stat()
+        while path.stat().st_ctime_ns == before.st_ctime_ns:
+            path.chmod(0o640)
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+        assert watched.get() == b"latter"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+    def test_one_that_root_changes_stays_the_servers(self, path: Path) -> None:
+        add(path, "ada")
+        os.chown(path, 10001, 10002)
+        path.chmod(0o640)
+        add(path, "bob")
+        status = path.stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (10001, 10002, 0o640)
 
     def test_what_is_no_such_file_leaves_the_former_tokens_in_place(self, path: Path) -> None:
         ada = add(path, "ada")

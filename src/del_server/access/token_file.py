@@ -1,9 +1,14 @@
-"""The file of a server's tokens: changed whole or not at all, by one process at a time, readable to its owner alone."""
+"""The file of a server's tokens: changed whole or not at all, by one process at a time.
+
+A new one is readable to its owner alone; one that is changed keeps its owner and mode, so that a server that runs as
+another user goes on reading it.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +49,8 @@ def _replace(path: Path, data: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "wb") as stream:
+            if path.exists():
+                _as_before(stream.fileno(), path.stat())
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -51,3 +58,11 @@ def _replace(path: Path, data: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _as_before(handle: int, before: os.stat_result) -> None:
+    """The owner and mode that the file had. Raises OSError where they can't be given."""
+    own = os.fstat(handle)
+    if (own.st_uid, own.st_gid) != (before.st_uid, before.st_gid):
+        os.fchown(handle, before.st_uid, before.st_gid)
+    os.fchmod(handle, stat.S_IMODE(before.st_mode))

@@ -14,7 +14,7 @@ MAX_FILE_BYTES = 1 << 22
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Stamp = tuple[tuple[int, int, int], ...]
+Stamp = tuple[tuple[int, ...], ...]
 
 
 class Watched(Generic[T]):
@@ -66,10 +66,13 @@ def read_bounded(path: Path) -> bytes:
     return data
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    """What changes when a file is written or replaced, through links too; zeros where there is none."""
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written, replaced or given to another, through links too; () where there is none.
+
+    The time of the last change (ctime) is there for a file that could not be read until its owner or mode was mended.
+    """
     try:
         status = path.stat()
     except OSError:
-        return 0, 0, 0
-    return status.st_mtime_ns, status.st_ino, status.st_size
+        return ()
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
+import logging
+import os
+import sys
 from pathlib import Path
 
 from del_server.config import DTYPES, ENGINES, ServeConfig, parse_engine_args
 from del_server.logs import FORMATS, LEVELS, set_up
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,10 +101,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serve until told to stop. Raises DelError with what to do about it."""
     set_up(arguments.log_format, arguments.log_level)
+    no_bars_in_logs()
     config = read_config(arguments)
     from del_server.app import serve
 
-    serve(config, announce=partial(print, flush=True))
+    serve(config, announce=announce)
+
+
+def no_bars_in_logs() -> None:
+    """Progress bars of the libraries that read weights are for people alone. To be called before they are imported."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def announce(line: str) -> None:
+    """Print a line. A disk that is full under standard output is no reason not to serve."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered must not fail again at exit
+        logger.warning("standard output can't be written (%s)", error.strerror)
 
 
 def read_config(arguments: argparse.Namespace) -> ServeConfig:

@@ -33,7 +33,11 @@ def run(arguments: argparse.Namespace) -> None:
 def _new(arguments: argparse.Namespace) -> None:
     text, token = new_token(arguments.name, arguments.quota, arguments.days)
     change_tokens(arguments.file, lambda before: (*before, token))
-    print(text)
+    try:
+        print(text, flush=True)
+    except OSError:  # nobody has read it, and nobody will
+        change_tokens(arguments.file, lambda before: tuple(each for each in before if each.id != token.id))
+        raise
 
 
 def _list(arguments: argparse.Namespace) -> None:

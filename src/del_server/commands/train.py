@@ -20,6 +20,7 @@ from del_server.training.recipe import Recipe
 from del_server.training.self_text import SelfText, sample, template_between
 from del_server.training.text import Corpus, read_dataset, read_texts, tokenize
 from del_server.training.train import Subject, Trainer, TrainingOptions
+from del_server.training.writing import writing
 
 SELF_TEXT_FILE = "self_text.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -131,7 +132,6 @@ def make_codec(
     losses, speed = trainer.run(out / CHECKPOINT_FILE)
     if not trainer.accelerator.is_main_process:
         return False
-    trainer.save(out)
     facts = {
         "model": subject.name,
         "recipe": asdict(recipe),
@@ -142,7 +142,9 @@ def make_codec(
         "final_losses": losses,
         "speed": asdict(speed),
     }
-    (out / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    with writing(out, "free some space; --resume goes on from the latest checkpoint, where one was kept"):
+        trainer.save(out)
+        (out / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
     (out / CHECKPOINT_FILE).unlink(missing_ok=True)
     return True
 
@@ -201,7 +203,8 @@ def _self_text(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> Sel
     users = [text for path in arguments.users for text in read_texts(path)]
     size = _at_least("self-text-batch", arguments.self_text_batch, 1)
     own = sample(model, tokenizer, arguments.self_text, seed=arguments.seed, batch_size=size, user_texts=users)
-    own.save(arguments.out / SELF_TEXT_FILE)
+    with writing(arguments.out, "free some space, and start again"):
+        own.save(arguments.out / SELF_TEXT_FILE)
     return own
 
 

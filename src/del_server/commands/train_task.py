@@ -18,6 +18,7 @@ from del_server.commands.train import CHECKPOINT_FILE, RUN_FILE, parse_range
 from del_server.models import load_model, load_tokenizer
 from del_server.tasks import TASK_FILE, save_task, task_folder
 from del_server.training.objective import Judge
+from del_server.training.writing import writing
 from del_server.understanding.built_in import TASKS, choose
 from del_server.understanding.examples import read_examples
 from del_server.understanding.questions import read_questions
@@ -77,7 +78,6 @@ def run(arguments: argparse.Namespace) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     losses = trainer.run(folder / CHECKPOINT_FILE)
     clean = {CLEAN: trainer.soft[CLEAN].detach().to("cpu", torch.float16).contiguous()}
-    safetensors.torch.save_file(clean, folder / CLEAN_FILE)
     facts = {
         "model": arguments.model,
         "options": asdict(options),
@@ -86,8 +86,10 @@ def run(arguments: argparse.Namespace) -> None:
         "examples": len(examples),
         "final_losses": losses,
     }
-    (folder / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
-    save_task(arguments.codec, task, trainer.soft[SERVED], codec.table.spec.model)
+    with writing(folder, "free some space; --resume goes on from the latest checkpoint, where one was kept"):
+        safetensors.torch.save_file(clean, folder / CLEAN_FILE)
+        (folder / RUN_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        save_task(arguments.codec, task, trainer.soft[SERVED], codec.table.spec.model)
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     print(f"task written to {folder}; now: del-server evaluate-task --codec {arguments.codec} --task {task.name} ...")
 

@@ -7,6 +7,7 @@ Checkpoints are safetensors, as everything else: nothing is unpickled.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import signal
@@ -25,6 +26,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from del_codec.errors import ArtifactError, DelError
+from del_server.training.writing import writing
+
+logger = logging.getLogger(__name__)
 
 WARMUP_SHARE = 0.03
 WARMUP_STEPS = 30
@@ -63,8 +67,9 @@ def run(
     """Run all stages, from the checkpoint where there is one; returns each stage's mean loss over its last tenth.
 
     module: what a checkpoint holds beside the optimiser. Under an accelerator of several processes each computes the
-    loss of its own share and gradients are averaged. Raises TrainingStopped on Ctrl-C, a loss that is not finite or
-    memory that doesn't suffice, ArtifactError for a checkpoint of another run.
+    loss of its own share and gradients are averaged. A checkpoint that can't be written is told, and training goes on.
+    Raises TrainingStopped on Ctrl-C, a loss that is not finite or memory that doesn't suffice, ArtifactError for a
+    checkpoint of another run, or one that can't be written after Ctrl-C.
     """
     accelerator = accelerator or Accelerator()
     progress = Progress()
@@ -144,7 +149,10 @@ def _run_stage(take: _Step, progress: Progress, keep: Callable[[], None], asked:
             keep()
             raise TrainingStopped(f"stopped in {stage.name} at step {step}; --resume goes on from there")
         if time.monotonic() - last_save > CHECKPOINT_SECONDS:
-            keep()
+            try:
+                keep()
+            except ArtifactError as error:
+                logger.warning("%s", error)
             last_save = time.monotonic()
         recent = [*recent[-max(1, stage.steps // 10) :], take(step)]
         bar.set_postfix(loss=f"{sum(recent[-50:]) / len(recent[-50:]):.3f}", refresh=False)
@@ -195,8 +203,12 @@ def _save(path: Path, module: nn.Module, optimiser: torch.optim.AdamW, progress:
         tensors |= {f"optimiser.{number}.{name}": torch.as_tensor(value).contiguous() for name, value in state.items()}
     metadata = {"plan": plan} | {name: json.dumps(value) for name, value in asdict(progress).items()}
     scratch = path.with_suffix(".tmp")
-    safetensors.torch.save_file(tensors, scratch, metadata=metadata)
-    os.replace(scratch, path)
+    try:
+        with writing(path, "the checkpoint before it, if there is one, stands; free some space"):
+            safetensors.torch.save_file(tensors, scratch, metadata=metadata)
+            os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _load(path: Path, module: nn.Module, progress: Progress, plan: str) -> dict[str, Tensor]:
