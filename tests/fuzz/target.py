@@ -15,7 +15,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 Mutate = Callable[[bytes], bytes]
 # The parsers by name; each is a module of `parsers`, imported when it is asked for.
-NAMES = ("access", "arguments", "artifact", "body", "config", "frame", "ledger", "policy", "reply", "table")
+NAMES = ("access", "answer", "arguments", "artifact", "body", "config", "frame", "ledger", "policy", "reply", "table")
 
 
 @dataclass(frozen=True, slots=True)

