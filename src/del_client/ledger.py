@@ -151,6 +151,9 @@ class Ledger:
     def _open(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False)
         try:
+            if not _is_new(database):
+                self._check_kind(database)  # before anything of another program's file is changed
+            _close_to_others(self.path)
             database.execute(f"PRAGMA page_size={_PAGE_BYTES}")
             _use_write_ahead_log(database, self._busy_seconds)
             for name, value in (
@@ -180,6 +183,9 @@ class Ledger:
                 with contextlib.suppress(sqlite3.Error):
                     database.execute("ROLLBACK")
                 raise
+        self._check_kind(database)
+
+    def _check_kind(self, database: sqlite3.Connection) -> None:
         if _kind_of(database) != (APPLICATION_ID, SCHEMA_VERSION):
             raise ArtifactError(
                 f"{self.path} is not a ledger of version {SCHEMA_VERSION}: name another file, or use the program that "
@@ -226,12 +232,16 @@ def _make_file(path: Path) -> None:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             raise ArtifactError(f"{path} is not a regular file of this user: name another ledger; nothing was sent")
-        if stat.S_IMODE(status.st_mode) != 0o600:
-            os.fchmod(handle, 0o600)
     finally:
         os.close(handle)
     for folder in (path.parent, *(each.parent for each in made)):
         _sync_folder(folder)
+
+
+def _close_to_others(path: Path) -> None:
+    """Only its owner may read the file."""
+    if stat.S_IMODE(path.stat().st_mode) != 0o600:
+        path.chmod(0o600)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -70,6 +70,10 @@ class ServeConfig:
         for name in ("port", "metrics_port"):
             if not 0 <= getattr(self, name) < 1 << 16:
                 raise InvalidValue(name.replace("_", "-"), getattr(self, name), "use a port from 0 to 65535")
+        if self.metrics_host and not self.metrics_port:
+            raise InvalidValue(
+                "metrics-host", self.metrics_host, "give --metrics-port, too: without one there are none"
+            )
         if not 1 <= self.max_concurrent <= 1024:
             raise InvalidValue("max-concurrent", self.max_concurrent, "use 1 to 1024")
         if not 1 <= self.replicas <= MOST_REPLICAS:

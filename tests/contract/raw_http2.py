@@ -29,18 +29,34 @@ class RawConnection:
     async def open(cls, port: int) -> RawConnection:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
-    async def begin(self, path: str, token: str = "") -> int:
+    async def begin(self, path: str, token: str = "", more: tuple[tuple[str, str], ...] = ()) -> int:
         """Headers of a call and nothing behind them; the stream's id."""
         stream = self._http.get_next_available_stream_id()
         headers = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x")]
         headers += [("content-type", "application/grpc"), ("te", "trailers")]
         headers += [("authorization", f"Bearer {token}")] if token else []
+        headers += more
         self._http.send_headers(stream, headers)
         await self._flush()
         return stream
 
     async def send(self, stream: int, data: bytes) -> None:
-        self._http.send_data(stream, data)
+        """As the server takes it; what is left when it ends the call is dropped."""
+
+        def room() -> int:
+            return min(self._http.local_flow_control_window(stream), self._http.max_outbound_frame_size)
+
+        while data:
+            await self.until(lambda: stream in self.statuses or room() > 0)
+            if stream in self.statuses:
+                break
+            part, data = data[: room()], data[room() :]
+            self._http.send_data(stream, part)
+            await self._flush()
+
+    async def reset(self, stream: int) -> None:
+        """Break a call off."""
+        self._http.reset_stream(stream)
         await self._flush()
 
     async def end(self, stream: int) -> None:

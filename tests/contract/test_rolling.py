@@ -12,7 +12,9 @@ from serving import Serving, StartServer, public
 from del_client import AsyncClient, Patience
 from del_client.codec_cache import CodecCache
 
-TOKENS, TALKERS = 24, 6
+TOKENS, TALKERS = 24, 4
+# As long as it takes: how fast this machine is says nothing of what is lost.
+PATIENCE = Patience(3600, 0.05, 0.5)
 
 
 class Pair:
@@ -47,7 +49,8 @@ class Pair:
         return await self._stacks[number].enter_async_context(serving)
 
 
-@pytest.mark.parametrize("drain_seconds", [20.0, 0.0])
+@pytest.mark.timeout(1200)  # a hang's end: under load it takes minutes
+@pytest.mark.parametrize("drain_seconds", [60.0, 0.0])
 async def test_no_query_fails(
     start_server: StartServer, tiny_codec: Path, tmp_path: Path, drain_seconds: float
 ) -> None:
@@ -63,11 +66,11 @@ async def test_no_query_fails(
         return answers
 
     files = {"tokenizer": tiny_codec / "tokenizer.json", "chat_template": tiny_codec / "chat_template.jinja"}
-    async with Pair(start_server, drain_seconds) as pair, asyncio.timeout(200), AsyncExitStack() as clients:
+    async with Pair(start_server, drain_seconds) as pair, AsyncExitStack() as clients:
         talkers = []
         for number in range(TALKERS):
             places = {"cache": CodecCache(tmp_path), "ledger": tmp_path / f"{number}.sqlite3"}
-            client = AsyncClient(pair.addresses, **files, **places, patience=Patience(120, 0.05, 0.5))
+            client = AsyncClient(pair.addresses, **files, **places, patience=PATIENCE)
             talkers.append(asyncio.create_task(talk(await clients.enter_async_context(client))))
         for number in (0, 1, 0, 1):
             while pair.servers[number].sample("queries_total", outcome="length") < TALKERS:

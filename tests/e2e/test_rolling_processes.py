@@ -40,6 +40,7 @@ class Process:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_no_query_fails(tiny_model: Path, tiny_codec: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "del_server.cli", "serve", "--model", str(tiny_model), "--codec", str(tiny_codec)]
     servers = [Process(command), Process(command)]
@@ -49,7 +50,7 @@ def test_no_query_fails(tiny_model: Path, tiny_codec: Path, tmp_path: Path) -> N
     def talk(number: int) -> None:
         files = {"tokenizer": tiny_codec / "tokenizer.json", "chat_template": tiny_codec / "chat_template.jinja"}
         places = {"cache": CodecCache(tmp_path), "ledger": tmp_path / f"{number}.sqlite3"}
-        with Client(addresses, **files, **places, patience=Patience(120, 0.05, 0.5)) as client:
+        with Client(addresses, **files, **places, patience=Patience(3600, 0.05, 0.5)) as client:
             while not over.is_set():
                 try:
                     answer = client.complete("Hello", clear=True, max_new_tokens=TOKENS)

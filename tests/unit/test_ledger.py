@@ -137,6 +137,19 @@ class TestFile:
         with pytest.raises(ArtifactError, match="not a ledger"):
             Ledger(path)
 
+    def test_what_is_no_ledger_is_left_as_it_is(self, path):
+        path.parent.mkdir()
+        with sqlite3.connect(path) as database:
+            database.execute("CREATE TABLE mine (id)")
+        database.close()
+        for content in (path.read_bytes(), b"a letter\n" * 1000):
+            path.write_bytes(content)
+            path.chmod(0o644)
+            with pytest.raises(ArtifactError):
+                Ledger(path)
+            assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (content, 0o644)
+            assert list(path.parent.iterdir()) == [path]
+
     def test_a_link_or_a_folder(self, path, ledger, tmp_path):
         link = tmp_path / "link"
         link.symlink_to(path)

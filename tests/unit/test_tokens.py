@@ -103,6 +103,12 @@ class TestCheck:
         assert anyone.admit(Shown("192.0.2.1", encrypted=True)) == Caller("192.0.2.1")
         assert anyone.admit(Shown("", encrypted=False)) == Caller("this machine")
 
+    def test_the_addresses_of_one_machine_are_one_caller(self) -> None:
+        anyone = Door(None)
+        for host in ("2001:db8:1:2::3", "2001:db8:1:2:ffff::", "2001:db8:1:2::3%eth0"):
+            assert anyone.admit(Shown(host, encrypted=True)) == Caller("2001:db8:1:2::/64")
+        assert anyone.admit(Shown("2001:db8:1:3::3", encrypted=True)) == Caller("2001:db8:1:3::/64")
+
 
 class TestFile:
     def test_it_holds_no_secret_and_is_its_owners_alone(self, path: Path) -> None:

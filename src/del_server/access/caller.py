@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 
 from del_codec.errors import AccessDenied
@@ -23,7 +24,8 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An identity. name: the token's, else the certificate's subject, else the host; token_id: "" without a token."""
+    """An identity. name: the token's, else the certificate's subject, else the household's; token_id: "" without a
+    token."""
 
     name: str
     quota: str = DEFAULT_QUOTA
@@ -39,7 +41,7 @@ class Door:
     def admit(self, shown: Shown) -> Caller:
         """The caller. Raises AccessDenied for one without a token that is valid now, or who showed it to all."""
         if self._tokens is None:
-            return Caller(shown.subject or shown.host or HERE)
+            return Caller(shown.subject or household(shown.host) or HERE)
         if shown.host and not shown.encrypted:
             raise AccessDenied("a token in plain text from another machine is a secret no longer: use TLS, and another")
         token = self._tokens.get().check(shown.token)
@@ -49,3 +51,12 @@ class Door:
         """Raise AccessDenied if a caller who was admitted before would not be now."""
         if self._tokens is not None:
             self._tokens.get().check_id(caller.token_id)
+
+
+def household(host: str) -> str:
+    """The host; of IPv6 its network of 64 bits, all of whose addresses one machine may take in turn."""
+    try:
+        number = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    return host if number.version == 4 else str(ipaddress.ip_network((number, 64), strict=False))
