@@ -6,6 +6,7 @@ benchmarks/results:
     <!-- figures: NAME.json; GROUP; TITLE -->       a table of a section, or what follows from its figures, by its title
     <!-- figures: NAME.json; run -->                the command, when it ran, and on what
     <!-- figures: NAME.json; report -->             its whole report, without plots
+    <!-- figures: NAME.json; GROUP; plot; TITLE -->  a plot of a section, which is a file in images/ beside the document
     <!-- figures: NAME.md -->, NAME.txt             a program's output, as it was
     <!-- figures: targets; GROUP -->                what this repository promises of a group
     ...                                             all of these until
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from benchmarks.harness import groups, section
 from benchmarks.report.page import as_markdown, tables
+from benchmarks.report.plots import svg
 from benchmarks.report.results import Run
 from benchmarks.report.tables import markdown, quantity
 from del_codec.errors import ArtifactError
@@ -41,14 +43,23 @@ def documents() -> list[Path]:
 
 
 def update(paths: Sequence[Path]) -> list[Path]:
-    """Write the figures of these documents anew; those that changed."""
+    """Write the figures of these documents anew, and the pictures that they show; those that changed."""
     changed = []
     for path in paths:
         text = path.read_text()
-        if (new := written(text)) != text:
-            path.write_text(new)
-            changed.append(path)
+        for file, content in {path: written(text), **pictures(path)}.items():
+            if not file.exists() or file.read_text() != content:
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(content)
+                changed.append(file)
     return changed
+
+
+def pictures(path: Path) -> dict[Path, str]:
+    """The plots that a document shows, by where they lie: SVG. Raises ArtifactError."""
+    queries = [_words(found[2]) for found in _BLOCK.finditer(path.read_text())]
+    plots = [words for words in queries if words[2:3] == ["plot"]]
+    return {path.parent / _picture(words): _plot(*words) for words in plots}
 
 
 def written(text: str) -> str:
@@ -79,6 +90,8 @@ def _block(words: list[str]) -> str:
         case [name, "report"]:
             run = _read(name)
             return f"\n{as_markdown(run, [section(group) for group in groups(run)])}\n"
+        case [_, _, "plot", title]:
+            return f"\n![{title}]({_picture(words)})\n\n"
         case [name, group, title]:
             return _table(name, group, title)
     raise ArtifactError(f"benchmarks/document.py knows no figures {'; '.join(words)}")
@@ -91,6 +104,21 @@ def _table(name: str, group: str, title: str) -> str:
     if title not in found:
         raise ArtifactError(f"{name} has no table {title} of {group}; it has {', '.join(found)}")
     return f"\n{markdown(found[title].rows)}\n"
+
+
+def _picture(words: Sequence[str]) -> str:
+    name, group, _, title = words
+    place = "-".join([*Path(name).with_suffix("").parts, *([] if group in Path(name).parts else [group])])
+    return f"images/{place}-{re.sub(r'[^a-z0-9]+', '-', title.lower()).strip('-')}.svg"
+
+
+def _plot(name: str, group: str, _: str, title: str) -> str:
+    found = {plot.title: plot for plot in section(group).plots}
+    if title not in found:
+        raise ArtifactError(f"{group} has no plot {title}; it has {', '.join(found)}")
+    if not (drawing := svg(_read(name), group, found[title])):
+        raise ArtifactError(f"{name} has too few figures for the plot {title} of {group}")
+    return drawing
 
 
 def _run(run: Run) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import document
-from benchmarks.document import documents, unmarked, update, written
+from benchmarks.document import documents, pictures, unmarked, update, written
 from benchmarks.report.results import Result, Run
 from del_codec.errors import ArtifactError
 
@@ -25,6 +25,12 @@ def test_figures_are_those_of_the_committed_results(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_pictures_are_those_of_the_committed_results(path: Path) -> None:
+    for file, content in pictures(path).items():
+        assert file.read_text() == content, "run `python -m benchmarks document`"
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
 def test_no_measured_figure_stands_outside_of_what_is_written_from_results(path: Path) -> None:
     if path.name not in DIARIES:
         assert MEASURED.findall(unmarked(path.read_text())) == [], "mark it (benchmarks/document.py says how)"
@@ -35,6 +41,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     figures = (
         Result("edge", "installed", "MB", "lower", "DEL", {}, (179.0,)),
         Result("growth", "bytes", "B", "lower", "messages up", {"turn": 2.0}, (600.0, 700.0, 650.0)),
+        Result("growth", "bytes", "B", "lower", "messages up", {"turn": 4.0}, (900.0,)),
     )
     machine = {"cores": "2", "commit": "abc", "load_at_start": "0.1", "memory": "4 GiB"}
     run = Run("python -m benchmarks all", "2026-01-02T00:00:00+00:00", 61.0, True, machine, figures)
@@ -81,6 +88,7 @@ def test_a_figure_in_a_line_is_the_median() -> None:
     "query",
     [
         *("nothing.json; run", "nothing.txt", "run.json; edge; No such table", "run.json", "targets"),
+        "run.json; growth; plots; Bytes by turn",
         *("run.json; growth; bytes; messages up; turn=3", "run.json; growth; no; messages up; turn=2"),
     ],
 )
@@ -99,6 +107,29 @@ def test_only_what_changed_is_written(tmp_path: Path) -> None:
     assert update([stale, fresh]) == [stale]
     assert "| a |" in stale.read_text()
     assert update([stale, fresh]) == []
+
+
+@pytest.mark.usefixtures("results")
+def test_a_plot_is_a_file_beside_its_document(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text("<!-- figures: run.json; growth; plot; Bytes by turn -->\n<!-- end of figures -->\n")
+    picture = tmp_path / "images" / "run-growth-bytes-by-turn.svg"
+    assert update([document]) == [document, picture]
+    assert "![Bytes by turn](images/run-growth-bytes-by-turn.svg)" in document.read_text()
+    assert picture.read_text().startswith("<svg")
+    assert "messages up" in picture.read_text()
+    picture.write_text("old")
+    assert update([document]) == [picture]
+    assert update([document]) == []
+
+
+@pytest.mark.usefixtures("results")
+@pytest.mark.parametrize("title", ["CPU time by tokens of the prompt", "No such plot"])
+def test_a_plot_of_what_was_not_measured_is_refused(tmp_path: Path, title: str) -> None:
+    document = tmp_path / "page.md"
+    document.write_text(f"<!-- figures: run.json; growth; plot; {title} -->\n<!-- end of figures -->\n")
+    with pytest.raises(ArtifactError):
+        pictures(document)
 
 
 def test_a_figure_that_was_measured_is_known_by_its_unit() -> None:
