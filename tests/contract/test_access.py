@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,20 @@ class TestQuotas:
             await ask(other, [1])
             assert serving.sample("refusals_total", reason="QUOTA_EXCEEDED") == 2
             await other.close()
+            await stream.close()
+
+    async def test_a_clock_set_back_or_ahead_opens_none(
+        self, start_server: StartServer, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ada, now = add(path, "ada", "small"), time.time()
+        file = quotas(tmp_path, "[small]\nqueries_a_minute = 2\n")
+        async with start_server(tokens=path, quotas=file) as serving:
+            stream = talk(serving, ada)
+            await ask(stream, [1, 2])
+            for number, moved in enumerate((now - 400 * 86_400, now + 3600), start=3):
+                monkeypatch.setattr(time, "time", lambda moved=moved: moved)
+                await stream.ask(number, [public(5)])
+                assert (await stream.error(number)).reason == "QUOTA_EXCEEDED"
             await stream.close()
 
     async def test_tokens_of_an_answer_that_ended_early_are_given_back(
