@@ -21,6 +21,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from del_codec.errors import EngineError
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Sampling, Token
 from del_server.engine.capacity import EngineConfig
@@ -179,7 +180,7 @@ def filled_slots(model: Any, batch: int, prompt: int, tokens: int, record: Recor
     """Rows with a prompt in each and room for so many tokens behind it, and the model's device."""
     shapes = shared_layers(model)
     if shapes is None:
-        raise SystemExit("the model's sequences can't share a pass")
+        raise EngineError("the model's sequences can't share a pass")
     slots = Slots(shapes, record)
     slots.bound(batch * (prompt + tokens + 1))
     embeddings = TokenEmbedder(model)([5 + place % 100 for place in range(prompt)])

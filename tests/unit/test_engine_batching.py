@@ -78,11 +78,30 @@ async def test_a_model_of_sliding_windows_goes_one_by_one() -> None:
     assert set(rows) == {1}
 
 
-def test_a_model_that_reads_rows_otherwise_is_found_out(model: Any) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_reads_rows_otherwise_is_found_out(model: Any, dtype: torch.dtype) -> None:
+    model.to(dtype)
     assert shared_layers(model)
     whole = model.forward
     model.forward = lambda **inputs: whole(**{**inputs, "position_ids": None})
     assert shared_layers(model) is None
+
+
+@pytest.mark.parametrize(("noise", "told_apart"), [(0.015, True), (0.06, False)])
+def test_a_type_of_few_digits_may_differ_as_much_as_it_differs_from_itself(
+    model: Any, noise: float, told_apart: bool
+) -> None:
+    model.to(torch.bfloat16)
+    whole = model.forward
+
+    def noisy(**inputs: Any) -> Any:
+        output = whole(**inputs)
+        span = output.logits.max() - output.logits.min()
+        output.logits += noise * span * torch.randn_like(output.logits)
+        return output
+
+    model.forward = noisy
+    assert bool(shared_layers(model)) is told_apart
 
 
 async def test_a_failing_step_is_tried_row_by_row(model: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from test_engine_slots import slots_of, step
 
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Sampling
-from del_server.engine.recorded import bucket_of_positions, bucket_of_rows
+from del_server.engine.recorded import CudaGraphs, bucket_of_positions, bucket_of_rows
 
 TWENTY = Sampling(20, ignore_eos=True)
 
@@ -88,3 +89,35 @@ def test_recordings_see_at_most_a_quarter_more_than_they_need() -> None:
         seen = bucket_of_positions(positions, 1 << 20)
         assert positions <= seen <= max(128, 1.25 * positions + 128)
         assert bucket_of_positions(positions, positions) == positions
+
+
+def test_recordings_after_all_were_forgotten_have_a_pool_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The allocator fails on a pool whose last recording is gone: seen on an H200, torch 2.11."""
+    used: list[int] = []
+
+    class Graph:
+        def replay(self) -> None:
+            pass
+
+    class Stream:
+        def wait_stream(self, other: Any) -> None:
+            pass
+
+    def recording(graph: Any, pool: int, capture_error_mode: str) -> Any:
+        used.append(pool)
+        return nullcontext()
+
+    handles = iter(range(9))
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    record = CudaGraphs()
+    kept = [record(lambda: torch.zeros(1)) for _ in range(2)]
+    kept.pop()
+    kept += [record(lambda: torch.zeros(1))]
+    kept.clear()
+    kept += [record(lambda: torch.zeros(1))]
+    assert used == [0, 0, 0, 1]

@@ -7,6 +7,7 @@ nothing of models, sequences or memory.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -88,10 +89,12 @@ class CudaGraphs:
 
     def __init__(self) -> None:
         self._pool: Any = None
+        self._alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         """See Record. `run` writes what it computes in the same places each time."""
-        if self._pool is None:
+        if not self._alive:
+            # The allocator gives a pool up with its last graph and takes no other into it.
             self._pool = torch.cuda.graph_pool_handle()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
@@ -102,6 +105,7 @@ class CudaGraphs:
         # Another thread decodes prompts on the same device, and must be free to allocate meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = run()
+        self._alive.add(graph)
         return graph.replay, output
 
 
