@@ -76,7 +76,7 @@ def sections() -> dict[str, str]:
     device = families("del_client", DeviceMetrics().registry)
     gateway = families("del_gateway", GatewayMetrics().registry)
     return {
-        "server": "\n".join(table([*own, *GpuMemory().describe()])),
+        "server": "\n".join(table([*own, *GpuMemory(None).describe()])),
         "grpc": "\n".join(table(calls)),
         "device": "\n".join(table(device)),
         "gateway": "\n".join(table(gateway)),

@@ -31,6 +31,7 @@ from del_server.engine.capacity import EngineConfig
 from del_server.engines import HOSTS, Host
 from del_server.metrics import Bounds, CallMetrics, Facts, Gauges, Metrics
 from del_server.metrics.gpu import GpuMemory
+from del_server.metrics.nvml import Driver
 from del_server.models import load_tokenizer
 from del_server.service import InferenceService, health
 from del_server.service.call_counting import CallCounting, methods_of
@@ -194,6 +195,6 @@ def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]
         replicas=capacity.replicas,
     )
     backend.metrics.watch(gauges, bounds)
-    backend.metrics.registry.register(GpuMemory())
+    backend.metrics.registry.register(GpuMemory(Driver.load() if config.device != "cpu" else None))
     host = config.metrics_host or config.host
     return backend.metrics.listen(host, config.metrics_port) if config.metrics_port else lambda: None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from del_codec.composition import MAX_SETTINGS, epsilon_bound
 from del_codec.meters import SECONDS, Meters
 from del_codec.release import HALF, MAX_DRAWS, Release
 from del_server.metrics.gpu import GpuMemory
+from del_server.metrics.nvml import Driver
 
 GIGA = 1 << 30
 GENERATOR = Path(__file__).parents[2] / "deploy" / "generate_metrics.py"
@@ -61,32 +63,60 @@ def test_the_quick_bound_holds_for_no_release_fair_coins_and_any_number_of_setti
     assert epsilon_bound(many[:1], 0) == pytest.approx(64 * float(many[0].log_odds))
 
 
-def test_gpus_that_the_process_uses_have_their_memory_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+class FakeNvml:
+    """A driver of three GPUs; the second does not tell its memory."""
+
+    def nvmlDeviceGetCount_v2(self, count: Any) -> int:
+        count._obj.value = 3
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: int, handle: Any) -> int:
+        handle._obj.value = 100 + index
+        return 0 if index < 3 else 2
+
+    def nvmlDeviceGetHandleByUUID(self, name: bytes, handle: Any) -> int:
+        handle._obj.value = 102
+        return 0 if name == b"GPU-third" else 2
+
+    def nvmlDeviceGetMemoryInfo(self, handle: Any, memory: Any) -> int:
+        if handle.value == 101:
+            return 15
+        memory._obj.total, memory._obj.used = 80 * GIGA, (handle.value - 99) * GIGA
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "used"),
+    [(None, [1, 0, 3]), ("2,0", [3, 1]), ("GPU-third", [3]), ("0,7,2", [1]), ("", []), ("-1", [])],
+)
+def test_the_driver_tells_of_the_gpus_that_may_be_used(visible: str | None, used: list[int]) -> None:
+    memory = Driver(FakeNvml(), visible).memory()
+    assert [taken // GIGA for taken, _ in memory] == used
+    assert all(total in (0, 80 * GIGA) for _, total in memory)
+
+
+def test_gpus_have_their_memory_shown_whichever_process_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {0: (5, 6), 2: (0, 0)}
+    registry = CollectorRegistry()
+    registry.register(GpuMemory(Driver(FakeNvml(), "0,2")))
+
+    def shown(device: str) -> list[float]:
+        names = ("allocated", "reserved", "used", "total")
+        values = [
+            registry.get_sample_value(f"del_server_gpu_memory_{name}_bytes", {"device": device}) for name in names
+        ]
+        return [value / GIGA for value in values if value is not None]
+
+    assert [shown(device) for device in ("0", "1", "2")] == [[0, 0, 1, 80], [0, 0, 3, 80], []]
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: (0, 3 * GIGA)[device])
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 2 * GIGA)
-
-    def asked(device: int) -> tuple[int, int]:
-        assert device == 1  # asking takes memory on a GPU that isn't in use
-        return 70 * GIGA, 80 * GIGA
-
-    monkeypatch.setattr(torch.cuda, "mem_get_info", asked)
-    registry = CollectorRegistry()
-    registry.register(GpuMemory())
-    values = {
-        sample.name.removeprefix("del_server_gpu_memory_"): sample.value / GIGA
-        for family in registry.collect()
-        for sample in family.samples
-        if sample.labels == {"device": "1"}
-    }
-    assert values == {"allocated_bytes": 2, "reserved_bytes": 3, "used_bytes": 10, "total_bytes": 80}
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held[2 * device][0] * GIGA)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: held[2 * device][1] * GIGA)
+    assert [shown(device) for device in ("0", "1")] == [[5, 6, 1, 80], [0, 0, 3, 80]]
 
 
-def test_without_cuda_no_gpu_has_a_row() -> None:
-    if torch.cuda.is_initialized():
-        pytest.skip("this process uses CUDA")
-    assert [sample for family in GpuMemory().collect() for sample in family.samples] == []
+def test_without_a_driver_no_gpu_has_a_row() -> None:
+    assert [sample for family in GpuMemory(None).collect() for sample in family.samples] == []
 
 
 def test_the_page_is_what_the_code_gives() -> None:

@@ -39,7 +39,7 @@ def known() -> dict[str, dict[str, set[str]]]:
             labels = found.setdefault(sample.name, {})
             for label, value in sample.labels.items():
                 labels.setdefault(label, set()).add(value)
-    for gpu in GpuMemory().describe():
+    for gpu in GpuMemory(None).describe():
         found[gpu.name] = {"device": {"0"}}
     return found
 
