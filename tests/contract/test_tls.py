@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import random
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -119,6 +122,45 @@ class TestRotation:
             key.write_bytes(next_key.read_bytes())
             assert self.presented(serving) == "CN=second"
 
+    async def test_under_load_no_query_fails_and_no_connection(
+        self, start_server: StartServer, authority: Authority, tmp_path: Path
+    ) -> None:
+        """Files written one after the other, each in two pieces, while devices connect and ask."""
+        over, answered = asyncio.Event(), 0
+        certificate, key = authority.issue("first", file="server")
+
+        async def ask(transport: Transport) -> None:
+            nonlocal answered
+            limits = (await transport.server_info()).limits
+            query = Query("", (PublicSegment((5,)),), GenerationOptions(max_new_tokens=2))
+            assert [event async for event in transport.generate(query, limits)]
+            answered += 1
+
+        async def talk(address: str, stays: bool) -> None:
+            transport = Transport(address, 30, access=Access(authority.path))
+            while not over.is_set():
+                await ask(transport)
+                if not stays:
+                    await transport.close()
+                    transport = Transport(address, 30, access=Access(authority.path))
+            await transport.close()
+
+        async with start_server(tls_cert=certificate, tls_key=key) as serving, asyncio.TaskGroup() as talkers:
+            for stays in (True, False, False):
+                talkers.create_task(talk(f"127.0.0.1:{serving.port}", stays))
+            for number in range(8):
+                renewed = authority.issue(f"renewed-{number}", file="next")
+                for old, new in zip((certificate, key), renewed, strict=True):
+                    content = new.read_bytes()
+                    with old.open("wb", buffering=0) as file:
+                        for piece in (content[:300], content[300:]):
+                            file.write(piece)
+                            seen = answered
+                            while answered < seen + 4:
+                                await asyncio.sleep(0.001)
+                assert self.presented(serving) == f"CN=renewed-{number}"
+            over.set()
+
 
 class TestClientsCertificate:
     async def test_who_has_one_is_served_and_nobody_else(
@@ -184,6 +226,24 @@ class TestFiles:
         (certificate, key, authority.path)[damaged].write_bytes(b"-----BEGIN NOTHING-----\n")
         with pytest.raises(ArtifactError, match="no PEM file"):
             TlsFiles(certificate, key, authority.path).credentials()
+
+    @pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+    @pytest.mark.parametrize("damaged", range(3))
+    def test_bytes_that_changed_are_an_error_of_ours_or_none(self, authority: Authority, damaged: int) -> None:
+        certificate, key = authority.issue("server")
+        path, draw = (certificate, key, authority.path)[damaged], random.Random(damaged)
+        first, *lines, last = path.read_text().splitlines()
+        whole, refused = base64.b64decode("".join(lines)), 0
+        for _ in range(400):
+            content = bytearray(whole)
+            for _ in range(draw.choice((1, 3))):
+                content[draw.randrange(len(content))] = draw.randrange(256)
+            path.write_text("\n".join((first, base64.b64encode(content).decode(), last)))
+            try:
+                TlsFiles(certificate, key, authority.path).watched()
+            except ArtifactError:
+                refused += 1
+        assert refused
 
     def test_a_missing_one(self, authority: Authority, tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match=r"nowhere.*No such file"):

@@ -18,6 +18,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from del_codec.errors import ArtifactError
 from del_server.access.watched import Watched
 
+# What comes of bytes that are not what they should be.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+_FORM = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
@@ -32,9 +36,12 @@ class TlsFiles:
 
     def credentials(self) -> grpc.ServerCredentials:
         """Credentials that follow the files. Raises ArtifactError for files that can't be used."""
-        paths = [self.certificate, self.key, *([self.client_ca] if self.client_ca else [])]
-        watched = Watched(paths, _configuration)
+        watched = self.watched()
         return grpc.dynamic_ssl_server_credentials(watched.get(), watched.get, self.client_ca is not None)
+
+    def watched(self) -> Watched[grpc.ServerCertificateConfiguration]:
+        """What the files come to. Raises ArtifactError for files that can't be used."""
+        return Watched([self.certificate, self.key, *([self.client_ca] if self.client_ca else [])], _configuration)
 
 
 def _configuration(files: Sequence[bytes]) -> grpc.ServerCertificateConfiguration:
@@ -49,11 +56,14 @@ def _check_pair(certificate: bytes, key: bytes) -> None:
     """Raise ArtifactError unless the key is the certificate's, and the certificate holds now."""
     own = _certificates(certificate, "the server's certificate")[0]
     try:
-        private = load_pem_private_key(key, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        private = load_pem_private_key(key, None).public_key().public_bytes(*_FORM)
+    except _UNREADABLE:
         raise ArtifactError("the server's key is no PEM file of a private key without a password") from None
-    form = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if private.public_key().public_bytes(*form) != own.public_key().public_bytes(*form):
+    try:
+        public = own.public_key().public_bytes(*_FORM)
+    except _UNREADABLE:
+        raise ArtifactError("the server's certificate has a public key that can't be read: make another") from None
+    if private != public:
         raise ArtifactError("the server's key is not that of its certificate: name the pair that belongs together")
     now = datetime.datetime.now(datetime.UTC)
     if now >= own.not_valid_after_utc:
@@ -65,5 +75,5 @@ def _check_pair(certificate: bytes, key: bytes) -> None:
 def _certificates(data: bytes, what: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
-    except ValueError:
+    except _UNREADABLE:
         raise ArtifactError(f"{what} is no PEM file of certificates") from None
