@@ -14,7 +14,13 @@ from test_engine_slots import slots_of, step
 
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Sampling
+from del_server.engine.batches import Batches
+from del_server.engine.capacity import EngineConfig, capacity_of
+from del_server.engine.outbox import Outbox
+from del_server.engine.prefixes import Prefixes
+from del_server.engine.probing import shared_layers
 from del_server.engine.recorded import CudaGraphs, bucket_of_positions, bucket_of_rows
+from del_server.engine.sequence import Sequence
 
 TWENTY = Sampling(20, ignore_eos=True)
 
@@ -60,6 +66,47 @@ def test_a_recorded_step_leaves_rows_alone_that_only_fill_it_up(model: Any) -> N
     for layer, before in zip(slots._layers, held, strict=True):
         assert torch.equal(layer.keys[3, :, :20], before[0])
         assert torch.equal(layer.keys[4, :, :6], before[1, :, :6])
+
+
+async def test_recordings_outlast_the_answers_they_were_made_for(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings: list[int] = []
+
+    def record(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], object], torch.Tensor]:
+        replay, output = replayed(run)
+        recordings.append(len(output))
+        return replay, output
+
+    monkeypatch.setattr("del_server.engine.transformers.recorder_of", lambda _: record)
+    embed, made = TokenEmbedder(model), []
+    async with engine_of(model) as engine:
+        for _ in range(3):
+            answers = [await tokens_of(engine.submit(embed(prompt), TWENTY)) for prompt in prompts(2)]
+            assert answers == [reference(model, prompt, 20) for prompt in prompts(2)]
+            made.append(len(recordings))
+    assert made[0] > 0
+    assert made[1:] == [made[0]] * 2
+
+
+def test_memory_that_is_kept_for_recordings_goes_where_it_is_needed(model: Any) -> None:
+    capacity, embed, shapes = capacity_of(model, EngineConfig()), TokenEmbedder(model), shared_layers(model)
+    assert shapes
+
+    def sequence(adapter: str | None) -> Sequence:
+        return Sequence(embed(range(40)), TWENTY, capacity, adapter, None, Outbox(), lambda _: None)
+
+    async def kept() -> tuple[int, int]:
+        batches = Batches(model, shapes, Prefixes(0, 8), 70, replayed)
+        first = sequence(None)
+        batches.share([first])
+        batches.seat(first)
+        batches.remove(first)
+        before = batches.bytes
+        batches.share([sequence("another")])
+        return before, batches.bytes
+
+    before, after = asyncio.run(kept())
+    assert before
+    assert not after
 
 
 async def test_where_steps_can_not_be_recorded_they_go_on_without(

@@ -64,7 +64,7 @@ class Batches:
         """Free its row."""
         batch = self._seats.pop(sequence)
         batch.remove(sequence)
-        if not batch.sequences:
+        if not batch.sequences and self._record is None:  # else its recordings wait for the next
             del self._batches[sequence.adapter]
 
     def share(self, jobs: SequenceOf[Job]) -> None:
@@ -72,7 +72,7 @@ class Batches:
         needs, alone = kv_needs(jobs)
         free = max(0, self._kv_tokens - alone - sum(needs.values()))
         for adapter, batch in self._batches.items():
-            batch.slots.bound(needs[adapter] + free // len(self._batches))
+            batch.slots.bound(needs.get(adapter, 0) + free // len(self._batches))
 
     def enter(self, budget: int) -> Iterator[Outcomes]:
         """Pass after pass, at most `budget` tokens of prompts; what came of each."""

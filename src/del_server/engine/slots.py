@@ -1,8 +1,8 @@
 """Keys and values of the sequences that share a batch: a row each, of lengths of their own.
 
 Row i of every layer's buffers holds sequence i's first lengths[i] positions; what lies beyond is finite, since one NaN
-there would outlive its prompt. Buffers grow by need and shrink when little of them is used. Knows nothing of sequences,
-sampling or queues.
+there would outlive its prompt. Buffers grow by need. They shrink when little of them is used, but not where steps are
+recorded, since memory that moves takes the recordings with it. Knows nothing of sequences, sampling or queues.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class Slots:
             for part in layer.parts:
                 part[row, :, :touched] = 0
         longest = max(self._touched, default=0) + 1
-        if len(self.lengths) * longest < LEAST_USE * self.positions:
+        if self._recorded is None and len(self.lengths) * longest < LEAST_USE * self.positions:
             self._shrink(len(self.lengths), min(self._tokens, _rounded(longest)))
 
     def enter(self, model: Any, first: int, prompts: Sequence[Tensor]) -> Tensor:
