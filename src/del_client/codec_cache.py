@@ -14,13 +14,13 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
-from del_client.query import CodecOffer
+from del_client.query import MAX_CODEC_BYTES, CodecOffer
 from del_codec.errors import MismatchError
 from del_codec.shipped import DEVICE_FILE, codec_folders
-from del_codec.table import MAX_TABLE_BYTES, LatentTable
+from del_codec.table import LatentTable
 
 # All files together.
-MAX_CACHE_BYTES = 4 * MAX_TABLE_BYTES
+MAX_CACHE_BYTES = 8 * MAX_CODEC_BYTES
 _log = logging.getLogger(__name__)
 
 
@@ -97,15 +97,16 @@ class CodecCache:
 
 
 async def _collect(offer: CodecOffer, chunks: AsyncIterator[bytes]) -> bytes:
-    data = bytearray()
+    data, size = bytearray(offer.size), 0
     async for chunk in chunks:
-        data += chunk
-        if len(data) > offer.size:
+        size += len(chunk)
+        if not chunk or size > offer.size:
             break
+        data[size - len(chunk) : size] = chunk
     found = hashlib.sha256(data).hexdigest()
-    if len(data) != offer.size or found != offer.fingerprint:
+    if size != offer.size or found != offer.fingerprint:
         raise MismatchError(
-            f"the server's codec has SHA-256 {found} ({len(data)} bytes) and was announced as {offer.fingerprint} "
-            f"({offer.size} bytes): nothing was sent; try again, or use another server"
+            f"the server's codec has {size} bytes or more, of SHA-256 {found}, and was announced as "
+            f"{offer.fingerprint} ({offer.size} bytes): nothing was sent; try again, or use another server"
         )
     return bytes(data)

@@ -14,11 +14,12 @@ from typing import Literal
 from del_codec.errors import InvalidValue, MismatchError
 from del_codec.frame import Segment
 from del_codec.padding import check_bucket
-from del_codec.table import MAX_TABLE_BYTES
 from del_codec.task import Task
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
+# Of a codec from a server, which a device holds twice for a moment: 262,144 tokens of 1,000 bytes have room.
+MAX_CODEC_BYTES = 1 << 28
 MAX_LOGPROBS = 20
 MAX_REPETITION_PENALTY = 10.0
 
@@ -124,8 +125,8 @@ class CodecOffer:
     def __post_init__(self) -> None:
         if not _FINGERPRINT.fullmatch(self.fingerprint):
             raise MismatchError(f"the server's codec fingerprint is {self.fingerprint!r}: expected 32 bytes")
-        if not 0 < self.size <= MAX_TABLE_BYTES:
-            raise MismatchError(f"the server's codec has {self.size} bytes: a device takes 1 to {MAX_TABLE_BYTES}")
+        if not 0 < self.size <= MAX_CODEC_BYTES:
+            raise MismatchError(f"the server's codec has {self.size} bytes: a device takes 1 to {MAX_CODEC_BYTES}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,10 @@ from del_client import codec_cache, pinned
 from del_client.codec_cache import CodecCache, default_folder
 from del_client.defaults import default_mu, default_setting, range_warning
 from del_client.pinned import load_reader
-from del_client.query import CodecOffer
+from del_client.query import MAX_CODEC_BYTES, CodecOffer
 from del_codec.errors import ArtifactError, MismatchError, PrivacyRefusal
 from del_codec.noise import NoiseSetting
 from del_codec.spec import Measured
-from del_codec.table import MAX_TABLE_BYTES
 
 
 @pytest.fixture
@@ -97,6 +97,26 @@ class TestCache:
         assert table.fingerprint == offer.fingerprint
         assert "not cached" in caplog.text
 
+    async def test_a_download_is_held_twice_at_most(self, tmp_path: Path) -> None:
+        junk = bytes(1 << 22)
+        offer = CodecOffer(hashlib.sha256(junk).hexdigest(), len(junk))
+        tracemalloc.start()
+        try:
+            with pytest.raises(ArtifactError):
+                await CodecCache(tmp_path).load(offer, aiter(Download(junk)))
+            most = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert most < 2.5 * len(junk)
+
+    async def test_pieces_without_bytes_are_no_download(self, offer: CodecOffer, tmp_path: Path) -> None:
+        async def nothing() -> AsyncIterator[bytes]:
+            while True:
+                yield b""
+
+        with pytest.raises(MismatchError, match="announced"):
+            await CodecCache(tmp_path).load(offer, nothing())
+
     async def test_a_server_of_ever_new_codecs_fills_no_disk(
         self, codec: TinyCodec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -122,7 +142,7 @@ class TestCache:
         monkeypatch.setenv("HOME", str(tmp_path))
         assert default_folder() == tmp_path / ".cache" / "del" / "codecs"
 
-    @pytest.mark.parametrize("size", [0, MAX_TABLE_BYTES + 1])
+    @pytest.mark.parametrize("size", [0, MAX_CODEC_BYTES + 1])
     def test_an_offer_of_no_or_too_many_bytes(self, size: int) -> None:
         with pytest.raises(MismatchError, match=f"{size} bytes"):
             CodecOffer("a" * 64, size)

@@ -45,7 +45,7 @@ def _info(data: bytes) -> None:
     assert len(info.codecs) == len(message.codecs)
     for codec in info.codecs:
         assert len(codec.fingerprint) == 64
-        assert 0 < codec.size <= 1 << 29
+        assert 0 < codec.size <= 1 << 28
 
 
 def _answer(data: bytes) -> None:
