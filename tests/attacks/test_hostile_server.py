@@ -137,6 +137,20 @@ async def test_what_the_policy_does_not_list_is_not_met(codec, tmp_path):
     assert (len(asked), server.downloads) == (1, 0)
 
 
+@pytest.mark.parametrize("ids", [[], [5], [5, 6, 7]])
+async def test_log_probabilities_that_fit_no_tokens_are_an_error_of_ours(codec, tmp_path, ids):
+    async def reply(query_id, requests):
+        values = [pb.TokenLogprobs(logprob=-1.0)] * 2
+        yield pb.GenerateResponse(query_id=query_id, delta=pb.TokenDelta(token_ids=ids, text="x", logprobs=values))
+
+    async with (
+        Serving(FakeServer(codec, reply=reply)) as address,
+        client(address, codec, tmp_path, Policy()) as device,
+    ):
+        with pytest.raises(MismatchError, match=f"2 logprobs for {len(ids)} tokens"):
+            await read(device.generate(SECRET, logprobs=0))
+
+
 async def test_no_codec_is_no_reason_to_send_in_the_clear(codec, tmp_path):
     server = FakeServer(None)
     async with Serving(server) as address:

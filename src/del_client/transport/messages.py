@@ -169,9 +169,11 @@ def _offer(codec: pb.CodecInfo) -> CodecOffer:
 
 
 def token_delta(message: pb.TokenDelta) -> TokenDelta:
-    """One piece of an answer."""
+    """One piece of an answer. Raises MismatchError where some of its tokens have log-probabilities, and others none."""
     if not message.logprobs:
         return TokenDelta(tuple(message.token_ids), message.text)
+    if len(message.logprobs) != len(message.token_ids):
+        raise MismatchError(f"the server gave {len(message.logprobs)} logprobs for {len(message.token_ids)} tokens")
     logprobs = tuple(
         TokenLogprobs(position.logprob, tuple((top.token_id, top.logprob) for top in position.top))
         for position in message.logprobs

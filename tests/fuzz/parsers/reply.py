@@ -53,8 +53,12 @@ def _answer(data: bytes) -> None:
     if message is None:
         return
     messages.finish(message.finish, 1)
-    messages.token_delta(message.delta)
     _check_error(query_error(message.error))
+    try:
+        delta = messages.token_delta(message.delta)
+    except DelError:
+        return
+    assert len(delta.logprobs) in (0, len(delta.token_ids))
 
 
 def _scores(data: bytes) -> None:
