@@ -24,7 +24,7 @@ MOST_VALUES = 24
 def server() -> CollectorRegistry:
     """The registry of a server that was asked nothing."""
     metrics = Metrics(Facts("0", "model", "engine", ["0123456789ab"]))
-    metrics.watch(Gauges(*[lambda: 0.0] * 6), Bounds(0, 0, 0, 0, 0, 0))
+    metrics.watch(Gauges(*[lambda: 0.0] * 7), Bounds(0, 0, 0, 0, 0, 0))
     CallMetrics(metrics.registry, methods_of(SERVICES))
     return metrics.registry
 

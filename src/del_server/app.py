@@ -39,6 +39,7 @@ from del_server.service.call_tracing import CallTracing
 from del_server.service.guard import Guard
 from del_server.service.listening import HEALTH, SERVICE, SERVICES, build_server
 from del_server.service.one_message import OneMessage
+from del_server.service.tls import TlsFiles
 from del_server.tracing import Tracing
 
 WAITING_PER_SLOT = 8
@@ -139,12 +140,12 @@ async def _stopped_or_dead(stopping: asyncio.Event, engine: Engine) -> None:
 @asynccontextmanager
 async def running(backend: Backend, config: ServeConfig) -> AsyncIterator[int]:
     """Serve while the context is open, on the port that it gives; closing it drains and stops everything."""
-    gates = gatehouse(config, backend)
+    gates, tls = gatehouse(config, backend), tls_of(config)
     async with AsyncExitStack() as stack:
         stack.callback(backend.executor.shutdown, wait=False, cancel_futures=True)
         stack.push_async_callback(backend.engine.stop)
         await backend.engine.start()
-        stack.callback(_listen_metrics(backend, config))
+        stack.callback(_listen_metrics(backend, config, tls))
         service = InferenceService(backend, config.connection_age)
         report = health.HealthReport(lambda: backend.engine.health().ok, SERVICE)
         calls = CallMetrics(backend.metrics.registry, methods_of(SERVICES))
@@ -153,7 +154,7 @@ async def running(backend: Backend, config: ServeConfig) -> AsyncIterator[int]:
         # Behind the guard, so that nobody else has spans made.
         tracing = [CallTracing(backend.tracing, SERVICE)] if config.tracing else []
         interceptors = [CallCounting(calls), guard, *tracing, OneMessage()]
-        server, port = build_server(service, report.servicer, config, backend.limits, interceptors)
+        server, port = build_server(service, report.servicer, config, backend.limits, interceptors, tls)
         await report.tell()
         await server.start()
         stack.push_async_callback(server.stop, config.drain_seconds)
@@ -175,7 +176,14 @@ def gatehouse(config: ServeConfig, backend: Backend) -> Gatehouse:
     return Gatehouse(Door(tokens), quotas, Room(most))
 
 
-def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]:
+def tls_of(config: ServeConfig) -> TlsFiles | None:
+    """The certificates to show; None for plain text. Raises ArtifactError for files that can't be used."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
+
+
+def _listen_metrics(backend: Backend, config: ServeConfig, tls: TlsFiles | None) -> Callable[[], None]:
     engine, admission = backend.engine, backend.admission
     capacity = engine.capacity
     gauges = Gauges(
@@ -185,6 +193,7 @@ def _listen_metrics(backend: Backend, config: ServeConfig) -> Callable[[], None]
         kv_bytes=lambda: engine.load().kv_bytes,
         healthy=lambda: float(engine.health().ok),
         replicas=lambda: engine.health().answering,
+        certificate_expires=tls.expires if tls else lambda: 0.0,
     )
     bounds = Bounds(
         running=capacity.running,

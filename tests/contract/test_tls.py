@@ -6,6 +6,7 @@ import asyncio
 import base64
 import random
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,11 @@ class TestServersCertificate:
             assert "certificate has expired" in await refused(serving, Access(tls_ca=authority.path))
 
 
+def expiry(certificate: Path) -> float:
+    """Seconds since 1970."""
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
+
+
 class TestRotation:
     def presented(self, serving: Serving) -> str:
         """The name on the certificate that the server shows now."""
@@ -105,8 +111,17 @@ class TestRotation:
         certificate, key = authority.issue("first", file="server")
         async with start_server(tls_cert=certificate, tls_key=key) as serving:
             assert self.presented(serving) == "CN=first"
-            authority.issue("second", file="server")
+            assert serving.sample("certificate_expires_timestamp_seconds") == expiry(certificate)
+            authority.issue("second", file="server", lasts=3 * DAY)
             assert self.presented(serving) == "CN=second"
+            assert (
+                serving.sample("certificate_expires_timestamp_seconds")
+                == expiry(certificate)
+                > time.time() + 2 * 86_400
+            )
+            expires = expiry(certificate)
+            authority.issue("third", file="server", lasts=-DAY)
+            assert serving.sample("certificate_expires_timestamp_seconds") == expires
             assert await model_served(serving, Access(tls_ca=authority.path))
 
     async def test_half_a_rotation_leaves_the_former_in_place(
@@ -240,7 +255,7 @@ class TestFiles:
                 content[draw.randrange(len(content))] = draw.randrange(256)
             path.write_text("\n".join((first, base64.b64encode(content).decode(), last)))
             try:
-                TlsFiles(certificate, key, authority.path).watched()
+                TlsFiles(certificate, key, authority.path)
             except ArtifactError:
                 refused += 1
         assert refused

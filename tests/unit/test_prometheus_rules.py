@@ -25,7 +25,7 @@ needs_promtool = pytest.mark.skipif(
 
 def registry() -> CollectorRegistry:
     metrics = Metrics(Facts("0", "model", "engine", ["0123456789ab"]))
-    metrics.watch(Gauges(*[lambda: 0.0] * 6), Bounds(0, 0, 0, 0, 0, 0))
+    metrics.watch(Gauges(*[lambda: 0.0] * 7), Bounds(0, 0, 0, 0, 0, 0))
     CallMetrics(metrics.registry, methods_of(SERVICES))
     return metrics.registry
 

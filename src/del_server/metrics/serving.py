@@ -22,7 +22,7 @@ OTHER = "OTHER"
 @dataclass(frozen=True, slots=True)
 class Gauges:
     """What is read at every scrape: queries, tokens and bytes of keys and values in the engine; 1 for a healthy one;
-    replicas of the model that answer."""
+    replicas of the model that answer; when the certificate expires, in seconds since 1970."""
 
     running: Callable[[], float]
     waiting: Callable[[], float]
@@ -30,6 +30,7 @@ class Gauges:
     kv_bytes: Callable[[], float]
     healthy: Callable[[], float]
     replicas: Callable[[], float]
+    certificate_expires: Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,11 @@ class Metrics:
         gauge("kv_cache_bytes", "Memory that keys and values have; 0 where not known.", gauges.kv_bytes)
         gauge("engine_healthy", "1 if the latest step of the model succeeded, and lately.", gauges.healthy)
         gauge("replicas_answering", "Replicas of the model whose latest step succeeded, and lately.", gauges.replicas)
+        gauge(
+            "certificate_expires_timestamp_seconds",
+            "When the certificate that is shown expires, in seconds since 1970; 0 without TLS.",
+            gauges.certificate_expires,
+        )
         for name, help_text, bound in (
             ("queries_running_limit", "The most queries that the engine steps at once.", bounds.running),
             ("queries_waiting_limit", "The most queries that wait for the engine.", bounds.waiting),

@@ -43,10 +43,11 @@ def build_server(
     config: ServeConfig,
     limits: Limits,
     interceptors: Sequence[grpc.aio.ServerInterceptor[Any, Any]],
+    tls: TlsFiles | None = None,
 ) -> tuple[grpc.aio.Server, int]:
     """A server that listens, and its port.
 
-    Raises InvalidValue if the port can't be had, ArtifactError for certificates that can't be used.
+    tls: None for plain text. Raises InvalidValue if the port can't be had.
     """
     options = [*_options(limits), *_ages(config)]
     server = grpc.aio.server(interceptors=interceptors, options=options, maximum_concurrent_rpcs=STREAMS)
@@ -55,7 +56,7 @@ def build_server(
     reflection.enable_server_reflection([SERVICE, HEALTH, REFLECTION], server)
     if config.channelz:
         channelz.add_channelz_servicer(server)  # type: ignore[arg-type]  # it takes either kind
-    return server, _listen(server, config)
+    return server, _listen(server, config, tls)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
@@ -94,13 +95,10 @@ def _ages(config: ServeConfig) -> list[tuple[str, int]]:
     ]
 
 
-def _listen(server: grpc.aio.Server, config: ServeConfig) -> int:
+def _listen(server: grpc.aio.Server, config: ServeConfig, tls: TlsFiles | None) -> int:
     address = join_address(config.host, config.port)
-    credentials = None
-    if config.tls_cert and config.tls_key:
-        credentials = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca).credentials()
     try:
-        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        port = server.add_secure_port(address, tls.credentials()) if tls else server.add_insecure_port(address)
     except RuntimeError:
         port = 0
     if not port:

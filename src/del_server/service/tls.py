@@ -20,41 +20,57 @@ from del_server.access.watched import Watched
 
 # What comes of bytes that are not what they should be.
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+_OWN = "the server's certificate"
 _FORM = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
-@dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files: the server's certificate, with those between it and its root behind it, and its key.
+    """PEM files, followed as they change: the server's certificate, with those between it and its root behind it, and
+    its key.
 
-    client_ca: authorities whose certificates clients must have; None: clients need none.
+    client_ca: authorities whose certificates clients must have; None: clients need none. Raises ArtifactError for files
+    that can't be used.
     """
 
-    certificate: Path
-    key: Path
-    client_ca: Path | None = None
+    def __init__(self, certificate: Path, key: Path, client_ca: Path | None = None) -> None:
+        self._asks_clients = client_ca is not None
+        self._watched = Watched([certificate, key, *([client_ca] if client_ca else [])], _read)
 
     def credentials(self) -> grpc.ServerCredentials:
-        """Credentials that follow the files. Raises ArtifactError for files that can't be used."""
-        watched = self.watched()
-        return grpc.dynamic_ssl_server_credentials(watched.get(), watched.get, self.client_ca is not None)
+        """Credentials that follow the files."""
 
-    def watched(self) -> Watched[grpc.ServerCertificateConfiguration]:
-        """What the files come to. Raises ArtifactError for files that can't be used."""
-        return Watched([self.certificate, self.key, *([self.client_ca] if self.client_ca else [])], _configuration)
+        def configuration() -> grpc.ServerCertificateConfiguration:
+            return self._watched.get().configuration
+
+        return grpc.dynamic_ssl_server_credentials(configuration(), configuration, self._asks_clients)
+
+    def expires(self) -> float:
+        """When the certificate that is shown now expires, in seconds since 1970."""
+        return self._watched.get().expires
 
 
-def _configuration(files: Sequence[bytes]) -> grpc.ServerCertificateConfiguration:
+@dataclass(frozen=True, slots=True)
+class _Content:
+    configuration: grpc.ServerCertificateConfiguration
+    expires: float
+
+
+def _read(files: Sequence[bytes]) -> _Content:
     certificate, key, *authorities = files
     _check_pair(certificate, key)
     for authority in authorities:
         _certificates(authority, "the clients' authority")
-    return grpc.ssl_server_certificate_configuration([(key, certificate)], authorities[0] if authorities else None)
+    client_ca = authorities[0] if authorities else None
+    own = _certificates(certificate, _OWN)[0]
+    return _Content(
+        grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca),
+        own.not_valid_after_utc.timestamp(),
+    )
 
 
 def _check_pair(certificate: bytes, key: bytes) -> None:
     """Raise ArtifactError unless the key is the certificate's, and the certificate holds now."""
-    own = _certificates(certificate, "the server's certificate")[0]
+    own = _certificates(certificate, _OWN)[0]
     try:
         private = load_pem_private_key(key, None).public_key().public_bytes(*_FORM)
     except _UNREADABLE:
