@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import signal
 import sys
 from pathlib import Path
 
@@ -133,4 +134,5 @@ def _targets(group: str) -> list[Target]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is open is put away
     sys.exit(main())

@@ -8,7 +8,7 @@ holds it whole.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import itertools
 import json
 import sys
@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from scipy import stats
@@ -36,7 +35,6 @@ from del_server.evaluation.audit.pair import corner_table, farthest_pair
 from del_server.evaluation.audit.recording import Frame, Recording, Sender, encoder, record
 from del_server.service.messages import segment_from_pb
 
-SABOTAGED = Path(__file__).parents[1] / "tests" / "attacks" / "sabotaged.py"
 DIM, MILLION = 64, 10**6
 # (table, mu, bits, tokens): corners, and the codec that comes with the package, also at the noise that it is used at.
 BOUNDS = [
@@ -107,7 +105,8 @@ def bounds(draws: int) -> dict[str, Any]:
 def faults(draws: int) -> dict[str, Any]:
     """Every planted fault: what gave an alarm, at a confidence of all but one in a million."""
     rows = []
-    for name, fault in _sabotaged().FAULTS.items():
+    # Planted faults lie with the tests and nowhere else.
+    for name, fault in importlib.import_module("tests.attacks.sabotaged").FAULTS.items():
         table = corner_table(fault.dim)
         sender, randomizer = fault.plant(table)
         found = audit(
@@ -161,17 +160,6 @@ def _alarms(recording: Recording, table: LatentTable) -> list[str]:
     found = [finding.test for finding in examine(recording, [], table, CONFIDENCE) if finding.alarm]
     refuted = any(bound.refutes for bound in lower_bounds(recording, DELTAS, (1 - CONFIDENCE) / 2))
     return [*found, "epsilon"] if refuted else found
-
-
-def _sabotaged() -> ModuleType:
-    """The planted faults, which lie with the tests and nowhere else."""
-    spec = importlib.util.spec_from_file_location("sabotaged", SABOTAGED)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def main() -> None:

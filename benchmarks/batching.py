@@ -18,17 +18,15 @@ import grpc
 import torch
 from torch import Tensor
 
+from benchmarks import smollm2
 from del_codec.encode import encode
 from del_codec.frame import PrivateSegment
 from del_codec.noise import NoiseSetting
-from del_codec.shipped import codec_folders
 from del_codec.v1 import inference_pb2 as pb
 from del_codec.v1 import inference_pb2_grpc as rpc
-from del_server.codec import ServedCodec
 from del_server.engine.base import Prefix, Sampling, Token
 from del_server.engine.capacity import EngineConfig
 from del_server.engine.transformers import TransformersEngine
-from del_server.models import load_model
 
 TOKENS = 64
 STREAMS = 16
@@ -51,8 +49,7 @@ class Bench:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self.model = load_model("smollm2")
-        self.codec = ServedCodec.load(codec_folders()[0], self.model)
+        self.model, self.codec = smollm2.model(), smollm2.codec()
 
     def segment(self, tokens: int = TOKENS) -> PrivateSegment:
         """So many private tokens at one bit, drawn afresh."""

@@ -33,6 +33,14 @@ class Cable:
     def __enter__(self) -> Cable:
         tag = secrets.token_hex(3)
         self.server, self.device = f"del-s-{tag}", f"del-d-{tag}"
+        try:
+            self._open()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _open(self) -> None:
         for name in (self.server, self.device):
             _ip("netns", "add", name)
             _ip("-n", name, "link", "set", "lo", "up")
@@ -41,11 +49,10 @@ class Cable:
             _ip("-n", name, "address", "add", f"{address}/24", "dev", "cable")
             _ip("-n", name, "link", "set", "cable", "up")
         self.shape(self._rate)
-        return self
 
     def __exit__(self, *exception: object) -> None:
         for name in (self.server, self.device):
-            _ip("netns", "del", name)
+            subprocess.run(["ip", "netns", "del", name], check=False)
 
     def within(self, name: str, *command: str) -> list[str]:
         """The command that runs another one in a namespace."""

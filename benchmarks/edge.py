@@ -20,8 +20,6 @@ from benchmarks.target import Target
 from del_codec.shipped import CHAT_TEMPLATE_FILE, DEVICE_FILE, TOKENIZER_FILE, codec_folders
 
 ROOT = Path(__file__).parent.parent
-# What a virtual environment brings by itself.
-TOOLS = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence.pth")
 STARTS = 7
 TURNS = 5
 QUESTION = b"What helps against a cold?\n"
@@ -33,21 +31,20 @@ def _install() -> tuple[tempfile.TemporaryDirectory[str], Path]:
     """A virtual environment with the device's package alone, and its interpreter; gone when the process ends."""
     folder = tempfile.TemporaryDirectory()
     python = Path(folder.name) / "bin" / "python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    subprocess.run([sys.executable, "-m", "venv", folder.name], check=True)
-    if subprocess.run([*pip, "--constraint", ROOT / "deploy" / "constraints.txt", ROOT], check=False).returncode:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder.name], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--disable-pip-version-check"]
+    constraints = ROOT / "deploy" / "constraints.txt"
+    if subprocess.run([*pip, "--no-compile", "--constraint", constraints, ROOT], check=False).returncode:
         raise SystemExit("pip could not install the device's package, which needs its index")
     return folder, python
 
 
 def install_megabytes() -> float:
-    """Blocks on the disk of the site-packages, bytecode included, without the TOOLS."""
+    """Blocks on the disk of the site-packages, bytecode included."""
     folder, python = _install()
-    subprocess.run([python, "-m", "compileall", "-q", folder.name], check=False, stdout=subprocess.DEVNULL)
     (packages,) = Path(folder.name).glob("lib/python*/site-packages")
-    kept = [entry for entry in packages.iterdir() if not entry.name.startswith(TOOLS)]
-    files = (path for entry in kept for path in ([entry] if entry.is_file() else entry.rglob("*")))
-    return sum(path.lstat().st_blocks * 512 for path in files) / MEGA
+    subprocess.run([python, "-m", "compileall", "-q", "-j", "0", packages], check=False, stdout=subprocess.DEVNULL)
+    return sum(path.lstat().st_blocks * 512 for path in packages.rglob("*")) / MEGA
 
 
 def codec_megabytes() -> float:
@@ -61,12 +58,12 @@ def resident_megabytes() -> float:
     return asyncio.run(_resident()) / MEGA
 
 
-def ready_seconds() -> float:
+def ready_seconds(starts: int = STARTS) -> float:
     """From the start of a process to its first query's arrival at a server.
 
-    The quickest of STARTS: what else runs on the machine can only add to it.
+    The quickest of so many starts: what else runs on the machine can only add to it.
     """
-    return asyncio.run(_ready())
+    return asyncio.run(_ready(starts))
 
 
 async def _resident() -> int:
@@ -78,10 +75,10 @@ async def _resident() -> int:
     return int(peak.split()[1]) * 1024
 
 
-async def _ready() -> float:
+async def _ready(starts: int) -> float:
     seconds = []
     async with CannedServer() as server:
-        for start in range(STARTS):
+        for start in range(starts):
             began = asyncio.get_running_loop().time()
             async with _chat(server) as process:
                 await _ask(process, server, start + 1)

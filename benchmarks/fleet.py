@@ -107,7 +107,10 @@ def one_prompt(run: Run, assumed: Assumed) -> OnePrompt | None:
     each = _scaled(_of(memory[-1]), 1 / together)
     year = _capped(ledger.at(assumed.prompts_a_day * DAYS), MAX_LEDGER_BYTES)
     sources = (
-        (f"tokens a second at {FULL_STREAMS} streams, {served.PROMPT} tokens in", _plain(_of(throughput))),
+        (
+            f"tokens a second at {FULL_STREAMS} streams, {served.PROMPT} tokens in and {served.NEW_TOKENS} out",
+            _plain(_of(throughput)),
+        ),
         ("reading the prompt: exponent of the model's time by tokens", _exponent(model)),
         ("decoding the prompt: exponent by tokens", _exponent(decode)),
         ("seconds of a whole server for a prompt and its answer", _plain(seconds)),

@@ -11,17 +11,19 @@ import torch
 
 from benchmarks import growth_local as local
 from benchmarks import growth_served as served
+from benchmarks import smollm2
 from benchmarks.batching import Bench
 from benchmarks.fleet import predictions
+from benchmarks.growth_served import NEW_TOKENS
 from benchmarks.section import Plot, Section, Settings, Step, Table
-from benchmarks.server_process import running_server, started
+from benchmarks.server_process import started
 
 SLOTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Where each cause is looked at, how long answers are, and how often it all is measured."""
+    """Where each cause is looked at, and how often it all is measured."""
 
     tokens: tuple[int, ...]
     dims: tuple[int, ...]
@@ -31,7 +33,6 @@ class Scale:
     stub_streams: tuple[int, ...]
     connected: tuple[int, ...]
     turns: tuple[int, ...]
-    answer: int
     repeats: int
     loads: int
 
@@ -45,7 +46,6 @@ FULL = Scale(
     stub_streams=(1, 4, 16, 64, 256),
     connected=(1, 16, 64, 256, 1024),
     turns=(1, 2, 4, 8, 16, 32),
-    answer=32,
     repeats=7,
     loads=5,
 )
@@ -58,7 +58,6 @@ QUICK = Scale(
     stub_streams=(1, 16, 64),
     connected=(1, 16, 256),
     turns=(1, 2, 4, 8),
-    answer=8,
     repeats=2,
     loads=1,
 )
@@ -70,7 +69,7 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
     scale = QUICK if settings.quick else FULL
     torch.set_num_threads(1)
     with ExitStack() as stack:
-        server = stack.enter_context(running_server("--max-concurrent", str(SLOTS)))
+        server = smollm2.server("--max-concurrent", str(SLOTS))
         stub = stack.enter_context(started("benchmarks.stub"))
         bench = Bench(server.address)
         alone = [
@@ -81,12 +80,12 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
             *(Step(f"{n} devices connected", partial(served.by_connected, stub, n)) for n in scale.connected),
         ]
         loads = [
-            *(Step(f"{n} streams", partial(served.by_streams, server, bench, n, scale.answer)) for n in scale.streams),
+            *(Step(f"{n} streams", partial(served.by_streams, server, bench, n, NEW_TOKENS)) for n in scale.streams),
             *(
-                Step(f"{n} streams, no model", partial(served.by_streams_without_model, stub, n, 64))
+                Step(f"{n} streams, no model", partial(served.by_streams_without_model, stub, n, NEW_TOKENS))
                 for n in scale.stub_streams
             ),
-            Step("a conversation", partial(served.conversation, stub, scale.turns, scale.answer)),
+            Step("a conversation", partial(served.conversation, stub, scale.turns, NEW_TOKENS)),
         ]
         yield [*alone, *loads * scale.loads]
 
@@ -109,7 +108,7 @@ SECTION = Section(
             "By streams at once",
             (served.STREAMS,),
             (served.THROUGHPUT, served.ANSWER, served.SHARED),
-            f"{served.PROMPT} tokens in.",
+            f"{served.PROMPT} tokens in, {NEW_TOKENS} out.",
         ),
         Table("By devices that stay connected", (served.CONNECTED,), (served.MEMORY,)),
         Table("By turns of a conversation", (served.TURN,), (local.TIME, local.BYTES)),

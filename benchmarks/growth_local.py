@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import smollm2
 from benchmarks.random_codec import VOCABULARY, decoder, table_bytes
 from benchmarks.report.results import Place, Recorder
 from benchmarks.turns import in_turns
@@ -32,8 +33,6 @@ from del_codec.noise import NoiseSetting
 from del_codec.released import release_of
 from del_codec.shipped import DEVICE_FILE, codec_folders
 from del_codec.table import LatentTable
-from del_server.codec import ServedCodec
-from del_server.models import load_model
 
 GROUP = "growth"
 MU = 8.0
@@ -53,13 +52,6 @@ def shipped() -> LatentTable:
     return LatentTable.load(codec_folders()[0] / DEVICE_FILE)
 
 
-@cache
-def served() -> tuple[Any, ServedCodec]:
-    """SmolLM2 and that codec."""
-    model = load_model("smollm2")
-    return model, ServedCodec.load(codec_folders()[0], model)
-
-
 def segment_of(table: LatentTable, tokens: int) -> PrivateSegment:
     """So many tokens at one bit."""
     return encode(table, np.arange(tokens) + 100, NoiseSetting.from_mu(MU, table.spec.dim, 1))
@@ -73,7 +65,7 @@ def message_bytes(table: LatentTable, tokens: int) -> int:
 
 def by_tokens(tokens: int, repeats: int, record: Recorder) -> None:
     """Of one prompt, at the shipped dimension and vocabulary."""
-    table, (model, codec) = shipped(), served()
+    table, model, codec = shipped(), smollm2.model(), smollm2.codec()
     setting = NoiseSetting.from_mu(MU, table.spec.dim, 1)
     segment = segment_of(table, tokens)
     prompt = codec.embed([segment]).unsqueeze(0)

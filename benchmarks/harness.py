@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -33,25 +32,25 @@ ALL = tuple(group for group in SECTIONS if group not in ("soak", "structure"))
 def run(asked: Sequence[str], settings: Settings, folder: Path) -> Run:
     """Measure these groups and leave results.json, results.csv, report.md and report.html in a folder.
 
-    Where several are asked for, one that this machine refuses (SystemExit, or a round that failed) is left out, and a
-    note says why.
+    A group that this machine refuses, or that fails, is left out, and a note says why. Raises SystemExit, when the
+    others are done, where one failed, and where nothing was measured.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     sections = [section(group) for group in asked]
     machine, started, began = describe(), datetime.datetime.now(datetime.UTC), time.monotonic()
     results: list[Result] = []
     notes: dict[str, str] = {}
+    failures = []
     for one in sections:
         try:
-            found, note = measure_all(one, settings)
-        except (SystemExit, subprocess.CalledProcessError) as refusal:
-            if len(asked) == 1:
-                raise
-            why = str(refusal) if isinstance(refusal, SystemExit) else "a round failed, and said why where it ran"
-            found, note = [], f"Not measured: {why}."
+            found, note = _measured(one, settings)
+        except SystemExit as failure:
+            found, note = [], f"Failed: {failure}."
+            failures.append(f"{one.group} failed: {failure}")
         results += found
         if note:
             notes[one.group] = note
+    if not results:
+        raise SystemExit("\n".join(failures or notes.values()))
     done = Run(
         command=f"python -m benchmarks {' '.join(map(_short, sys.argv[1:]))}",
         started=started.isoformat(timespec="seconds"),
@@ -61,9 +60,19 @@ def run(asked: Sequence[str], settings: Settings, folder: Path) -> Run:
         results=tuple(results),
         notes=notes,
     )
+    folder.mkdir(parents=True, exist_ok=True)
     done.write_json(folder / "results.json")
     report(done, folder)
+    if failures:
+        raise SystemExit("\n".join(failures))
     return done
+
+
+def _measured(one: Section, settings: Settings) -> tuple[list[Result], str]:
+    """Its results, and what a reader must know of them."""
+    if why := one.refused():
+        return [], f"Not measured: {why}."
+    return measure_all(one, settings)
 
 
 def report(done: Run, folder: Path) -> None:

@@ -76,5 +76,11 @@ def _in_a_process(group: str, settings: Settings, name: str) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "round.json"
         module = [sys.executable, "-m", "benchmarks.one_round"]
-        subprocess.run([*module, group, str(file), arguments(settings), name], check=True)
+        with subprocess.Popen([*module, group, str(file), arguments(settings), name]) as process:
+            try:
+                status = process.wait()
+            finally:
+                process.terminate()  # and leaving the context waits: it has things to put away
+        if status:
+            raise SystemExit("a round failed, and said why where it ran")
         return Run.read(file)

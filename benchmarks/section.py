@@ -92,7 +92,7 @@ class Section:
     """steps: opens what the work needs (servers, say) and gives the work. sheets: what follows from what was found.
 
     words: what a reader may not know, and what it means here. rounds: processes that measure it in a run that is not
-    quick.
+    quick. refused: why this machine can't measure it; "" where it can.
     """
 
     group: str
@@ -104,3 +104,4 @@ class Section:
     sheets: Callable[[Run], Sequence[Sheet]] = no_sheets
     words: Mapping[str, str] = field(default_factory=dict)
     rounds: int = 1
+    refused: Callable[[], str] = str

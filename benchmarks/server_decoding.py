@@ -11,6 +11,7 @@ from functools import cache, partial
 
 import torch
 
+from benchmarks import smollm2
 from benchmarks.codec_ways import IDS, MU, distributions_encoding, table_of, torch_encoding
 from benchmarks.random_codec import WIDTH
 from benchmarks.report.results import Recorder
@@ -20,7 +21,6 @@ from del_codec.noise import NoiseSetting
 from del_codec.projection import ContextDecoder, ProjectionConfig
 from del_server.codec import input_embeddings
 from del_server.decoder import PromptDecoder
-from del_server.models import load_model
 
 TOKENS = 64
 DECODE, ENCODE_ON_GPU = "decode to embeddings", "encode on a GPU"
@@ -32,7 +32,7 @@ WITHOUT = "No GPU was found here, so what decoding costs on one, and what torch'
 def embeddings(device: str) -> torch.Tensor:
     """SmolLM2's: how far a posterior mean may be shortened depends on them, so random ones would not do."""
     with torch.inference_mode():
-        return input_embeddings(load_model("smollm2", "float32", device))
+        return input_embeddings(smollm2.model()).to(device, torch.float32)
 
 
 @cache

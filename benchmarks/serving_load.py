@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks import offline_vllm
+from benchmarks import offline_vllm, smollm2
 from benchmarks.batching import Bench
 from benchmarks.load import Devices, Loaded, Request, devices
 from benchmarks.report.results import Recorder
 from benchmarks.section import Plot, Section, Settings, Step, Table
-from benchmarks.server_process import ServerProcess, running_server, started
+from benchmarks.server_process import ServerProcess, started
 from benchmarks.service_loop import EVENTS, public_request, service_loop
 from benchmarks.turns import in_turns
 
@@ -49,7 +49,7 @@ class Scale:
 
 
 FULL = Scale(
-    {1: 4, 4: 4, 16: 4, 64: 2, 256: 1}, 64, 1, (0.3, 0.6, 0.9, 1.2), 64, (16, 64, 256, 1024), (16, 64, 256), 5, 64
+    {1: 4, 4: 4, 16: 4, 64: 2, 256: 1}, 64, 1, (0.3, 0.6, 0.9, 1.2), 32, (16, 64, 256, 1024), (16, 64, 256), 5, 64
 )
 QUICK = Scale({1: 1, 4: 1, 16: 1}, 16, 1, (0.5, 1.0), 8, (16, 64, 256), (8, 32), 2, 16)
 
@@ -169,7 +169,7 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
     if settings.engine != "transformers":
         options += ["--engine", settings.engine]
     with ExitStack() as stack:
-        server = stack.enter_context(running_server(*options))
+        server = smollm2.server(*options)
         stub = stack.enter_context(started("benchmarks.stub"))
         load = ServingLoad(server, Bench(server.address), scale, settings)
         if settings.engine == "vllm":

@@ -95,7 +95,7 @@ def counted(line: Line, quick: bool) -> list[Step]:
 
 def begun(line: Line, quick: bool) -> list[Step]:
     """Every way over every link that it passes in bearable time; some over TLS, too."""
-    bits, seconds = ((1, 4, 8), 5.0) if quick else (BITS, 25.0)
+    bits, seconds = ((1, 4, 8), 5.0) if quick else ((1, 2, 4, 8), 25.0)
     ways = [*map(private, bits), undecoded(1), undecoded(8), *PEERS]
     rates = [rate for rate in (*RATES, UNSHAPED) if rate != 1e6 or not quick]
     over_tls = () if quick else OVER_TLS
@@ -111,10 +111,8 @@ def begun(line: Line, quick: bool) -> list[Step]:
 @contextmanager
 def steps(settings: Settings) -> Iterator[list[Step]]:
     """Bytes on a cable without a bound, and the first token over each rate; rounds are the repeats."""
-    if reason := refused():
-        raise SystemExit(f"the wire's benchmark needs network namespaces: {reason}")
     with Line() as line:
-        yield counted(line, settings.quick) * (1 if settings.quick else 2) + begun(line, settings.quick)
+        yield counted(line, settings.quick) + begun(line, settings.quick)
 
 
 def sheets(run: Run) -> list[Sheet]:
@@ -148,6 +146,7 @@ SECTION = Section(
     steps=steps,
     sheets=sheets,
     rounds=ROUNDS,
+    refused=refused,
     tables=(
         Table(
             "Bytes from the device, a token of the prompt", ("prompt tokens", "streams", "TLS"), ("bytes up a token",)

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from packaging.utils import canonicalize_name
 from rendered import ROOT
+from scripts import load
 
 PAGE = (ROOT / "docs" / "dependencies.md").read_text()
 IMAGES = ("device", "server")
 
 
-def _load(path: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "deploy" / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-dependencies, lock = _load("dependencies.py"), _load("docker/lock.py")
+dependencies, lock = load("deploy/dependencies.py"), load("deploy/docker/lock.py")
 
 
 def listed(image: str) -> dict[tuple[str, str], str]:

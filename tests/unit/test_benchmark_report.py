@@ -156,24 +156,45 @@ def test_the_harness_writes_all_four_files(tmp_path: Path, monkeypatch: pytest.M
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_of_several_groups_one_that_is_refused_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def steps(settings: Settings):  # type: ignore[no-untyped-def]
-        raise SystemExit("no root")
-        yield []
+class TestOfSeveralGroups:
+    @pytest.fixture(autouse=True)
+    def sections(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that fails, one that this machine refuses, and one that works."""
 
-    @contextmanager
-    def working(settings: Settings):  # type: ignore[no-untyped-def]
-        yield [Step("one", lambda record: record.add("time", 1.0, "s", "lower", "ours", {"size": 1}))]
+        @contextmanager
+        def failing(settings: Settings):  # type: ignore[no-untyped-def]
+            raise SystemExit("no server")
+            yield []
 
-    sections = {name: Section(name, name.upper(), "", which, (), ()) for name, which in (("x", steps), ("y", working))}
-    monkeypatch.setattr(harness, "section", lambda group: sections[group])
-    run = harness.run(["x", "y"], Settings(quick=True), tmp_path)
-    assert dict(run.notes) == {"x": "Not measured: no root."}
-    assert [each.group for each in run.results] == ["y"]
-    assert "Not measured: no root." in (tmp_path / "report.html").read_text()
-    with pytest.raises(SystemExit, match="no root"):
-        harness.run(["x"], Settings(quick=True), tmp_path)
+        @contextmanager
+        def working(settings: Settings):  # type: ignore[no-untyped-def]
+            yield [Step("one", lambda record: record.add("time", 1.0, "s", "lower", "ours", {"size": 1}))]
+
+        sections = {
+            "fails": Section("fails", "Fails", "", failing, (), ()),
+            "refused": Section("refused", "Refused", "", failing, (), (), refused=lambda: "no root"),
+            "works": Section("works", "Works", "", working, (), ()),
+        }
+        monkeypatch.setattr(harness, "section", lambda group: sections[group])
+
+    def test_one_that_is_refused_is_noted(self, tmp_path: Path) -> None:
+        run = harness.run(["refused", "works"], Settings(quick=True), tmp_path)
+        assert dict(run.notes) == {"refused": "Not measured: no root."}
+        assert [each.group for each in run.results] == ["works"]
+        assert "Not measured: no root." in (tmp_path / "report.html").read_text()
+
+    def test_one_that_fails_is_told_when_the_others_are_done(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit, match="fails failed: no server"):
+            harness.run(["fails", "works"], Settings(quick=True), tmp_path)
+        run = Run.read(tmp_path / "results.json")
+        assert dict(run.notes) == {"fails": "Failed: no server."}
+        assert [each.group for each in run.results] == ["works"]
+
+    @pytest.mark.parametrize(("group", "why"), [("fails", "no server"), ("refused", "no root")])
+    def test_nothing_is_left_where_nothing_was_measured(self, tmp_path: Path, group: str, why: str) -> None:
+        with pytest.raises(SystemExit, match=why):
+            harness.run([group], Settings(quick=True), tmp_path)
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_recorder_keeps_repeats_together() -> None:

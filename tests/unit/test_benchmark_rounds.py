@@ -37,11 +37,24 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands of rounds, each done in this process."""
     commands: list[list[str]] = []
 
-    def done(command: list[str], check: bool) -> None:
-        commands.append(command)
-        one_round.main(*command[3:])
+    class Done:
+        """Popen's, as far as it is used."""
 
-    monkeypatch.setattr(rounds.subprocess, "run", done)
+        def __init__(self, command: list[str]) -> None:
+            commands.append(command)
+            one_round.main(*command[3:])
+
+        def __enter__(self) -> Done:
+            return self
+
+        def __exit__(self, *exception: object) -> None: ...
+
+        def wait(self) -> int:
+            return 0
+
+        def terminate(self) -> None: ...
+
+    monkeypatch.setattr(rounds.subprocess, "Popen", Done)
     monkeypatch.setattr(one_round, "section", lambda group: SECTION)
     return commands
 

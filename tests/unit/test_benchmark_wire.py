@@ -6,6 +6,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -97,6 +98,28 @@ def test_the_kernel_counts_what_passes_a_cable() -> None:
     # Ethernet, IP and UDP have headers of 14, 20 and 8 bytes; the two sides look each other up besides.
     assert 1042 <= up < 1500
     assert down < 1042
+
+
+def namespaces_of(pid: int) -> set[str]:
+    """Of a process's descendants."""
+    found = set()
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            identified = subprocess.run(["ip", "netns", "identify", str(child)], capture_output=True, text=True)
+            found |= {identified.stdout.strip(), *namespaces_of(child)} - {""}
+    return found
+
+
+@pytest.mark.skipif(bool(refused()), reason=refused())
+def test_a_run_that_is_told_to_end_leaves_no_namespace(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "wire", "--quick", "--rounds", "2", "--out", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not (made := namespaces_of(process.pid)):
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+    left = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert not [name for name in made if name in left]
 
 
 class TestDoors:

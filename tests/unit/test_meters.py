@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from prometheus_client import CollectorRegistry, generate_latest
+from scripts import load
 
 from del_codec.accounting import epsilon_of
 from del_codec.composition import MAX_SETTINGS, epsilon_bound
@@ -19,7 +18,6 @@ from del_server.metrics.gpu import GpuMemory
 from del_server.metrics.nvml import Driver
 
 GIGA = 1 << 30
-GENERATOR = Path(__file__).parents[2] / "deploy" / "generate_metrics.py"
 
 
 def test_every_member_is_there_at_zero_and_no_other_can_be_had() -> None:
@@ -120,11 +118,7 @@ def test_without_a_driver_no_gpu_has_a_row() -> None:
 
 
 def test_the_page_is_what_the_code_gives() -> None:
-    spec = importlib.util.spec_from_file_location("generate_metrics", GENERATOR)
-    assert spec is not None
-    assert spec.loader is not None
-    generator = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(generator)
+    generator = load("deploy/generate_metrics.py")
     text = generator.PAGE.read_text()
     assert generator.page(text) == text
     changed = text.replace("`del_server_tokens_total`", "`del_server_words_total`")

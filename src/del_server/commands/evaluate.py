@@ -29,7 +29,7 @@ from del_server.evaluation.rivals import Rival
 from del_server.evaluation.sentence import SentenceEncoder
 from del_server.evaluation.study import Study, Windows
 from del_server.models import load_model
-from del_server.training.text import Ids, read_texts, tokenize
+from del_server.training.text import Ids, name_of, read_texts, tokenize
 
 UNTRAINED = ("prior", "nn", "ml", "map", "beam", "beam-token", "masked")
 
@@ -131,9 +131,8 @@ class Bench:
     def windows(self, path: Path) -> Windows:
         """The windows of a file, named by its folder and name."""
         told = self.arguments
-        name = f"{path.parent.name}/{path.name}"
         stream = self.stream(path)
-        return Windows.of(name, stream, count=told.count, prompt=told.prompt, continuation=told.continuation)
+        return Windows.of(name_of(path), stream, count=told.count, prompt=told.prompt, continuation=told.continuation)
 
     def write(self, paths: Sequence[Path], grid: Sequence[tuple[float, NoiseSetting]]) -> list[GenerationRow]:
         """Generated text, scored. Raises ArtifactError if there is no sentence encoder."""
@@ -141,8 +140,7 @@ class Bench:
         writer = Writer(self.study, self.tokenizer, SentenceEncoder(told.sentence_model, self.study.device))
         rows = []
         for path in paths:
-            name = f"{path.parent.name}/{path.name}"
-            rows += writer.rows(Passages.of(name, read_texts(path), self.tokenizer, told.generate), grid)
+            rows += writer.rows(Passages.of(name_of(path), read_texts(path), self.tokenizer, told.generate), grid)
         return rows
 
     def rivals(self) -> list[Rival]:

@@ -23,7 +23,7 @@ from del_server.evaluation.beam import LanguagePrior
 from del_server.evaluation.channel import BinomialChannel, LatentChannel
 from del_server.evaluation.estimate import Estimate, highest
 from del_server.evaluation.inversion import InversionConfig, InversionModel, train_inversion
-from del_server.evaluation.leakage import Leakage
+from del_server.evaluation.leakage import SAMPLES, Leakage
 from del_server.evaluation.utility import Bounds, Losses, Readers, retained
 from del_server.training.objective import Judge
 from del_server.training.text import Ids, windows
@@ -84,10 +84,13 @@ class Study:
     """Evaluates codecs of one model, the same kind with other seeds.
 
     prefix: public ids before every prompt for the attacker's language model, at least one. The attacker's unigram prior
-    is the first codec's. Raises MismatchError for the codec of another model, ArtifactError for a damaged one.
+    is the first codec's. samples: tokens that are drawn for what a token's levels carry (leakage.py). Raises
+    MismatchError for the codec of another model, ArtifactError for a damaged one.
     """
 
-    def __init__(self, model: Any, folders: Sequence[Path], prefix: Ids, *, width: int = 16) -> None:
+    def __init__(
+        self, model: Any, folders: Sequence[Path], prefix: Ids, *, width: int = 16, samples: int = SAMPLES
+    ) -> None:
         if not folders:
             raise InvalidValue("codec", "nothing", "name at least one codec's folder")
         self.model, self.judge = model, Judge(model)
@@ -103,6 +106,7 @@ class Study:
         log_prior = torch.from_numpy(np.log(self.codecs[0].table.prior)).to(self.device, torch.float32)
         prior = LanguagePrior(model, torch.from_numpy(prefix).to(self.device), log_prior)
         self.attacker = Attacker(self.judge.embeddings, prior, width)
+        self._samples = samples
         self._leakages: dict[NoiseSetting, Leakage] = {}
         self.inversions: list[InversionModel | None] = [None] * len(self.codecs)
 
@@ -193,7 +197,7 @@ class Study:
         found = self._leakages.get(setting)
         if found is None:
             channel = BinomialChannel(self.codecs[0].table, setting, self.device)
-            found = self._leakages[setting] = Leakage.of(channel)
+            found = self._leakages[setting] = Leakage.of(channel, self._samples)
         return found
 
     def bounds(self, index: int, text: Windows) -> Bounds:

@@ -62,6 +62,11 @@ class Corpus:
     placeholders: Sequence[Ids] = ()
 
 
+def name_of(path: Path) -> str:
+    """What a text is called in results: its folder and name. Where files lie on a machine says nothing."""
+    return f"{path.parent.name}/{path.name}"
+
+
 def read_texts(path: Path) -> list[str]:
     """Documents of a file: .jsonl (field text, instruction or review) or plain text, also with .xz.
 
