@@ -84,6 +84,11 @@ class Gateway:
         self._serving = Serving(self._servicer, int(self._address.rpartition(":")[2]))
         self._loop.run(self._serving.__aenter__)
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._uvicorn.server_state.connections)
+
     def soon(self, call: Callable[[], None]) -> None:
         """Have something called where gateway and server run."""
 
@@ -95,11 +100,11 @@ class Gateway:
     async def _start(self) -> str:
         listener = self._stack.enter_context(listen("127.0.0.1", 0))
         link = Link(lambda: AsyncClient(self._address, **self._client))
-        uvicorn = server_of(create_app(link, self._settings, web_routes(), open_paths()))
-        running = asyncio.create_task(uvicorn.serve(sockets=[listener]))
+        self._uvicorn = server_of(create_app(link, self._settings, web_routes(), open_paths()))
+        running = asyncio.create_task(self._uvicorn.serve(sockets=[listener]))
 
         async def stop() -> None:
-            uvicorn.should_exit = True
+            self._uvicorn.should_exit = True
             await running
 
         self._stack.push_async_callback(stop)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
-from sse_starlette.sse import EventSourceResponse, SendTimeoutError
+from sse_starlette.sse import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -98,13 +98,11 @@ class _Stream(EventSourceResponse):
 
     def __init__(self, served: Served, settings: GatewaySettings) -> None:
         self._served = served
-        super().__init__(served.events(), ping=settings.ping_seconds, send_timeout=settings.reader_seconds, sep="\n")
+        super().__init__(served.events(), ping=settings.ping_seconds, sep="\n")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send them."""
         try:
             await super().__call__(scope, receive, send)
-        except SendTimeoutError:
-            return  # the response stays unfinished, so the connection is closed
         finally:
             await self._served.close()

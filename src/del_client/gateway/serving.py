@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import uvicorn
 from starlette.applications import Starlette
 
+from del_client.gateway.connection import Connection
 from del_codec.errors import InvalidValue
 
 _BACKLOG = 128
@@ -42,6 +44,7 @@ def server_of(app: Starlette) -> uvicorn.Server:
     """The HTTP server of an app."""
     config = uvicorn.Config(
         app,
+        http=partial(Connection, settings=app.state.gateway.settings),  # type: ignore[arg-type]
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -30,10 +30,11 @@ class GatewaySettings:
     served model beside its own; "*" for any. public: SHA-256, in hex, of texts that may leave in the clear. options:
     of every answer that doesn't name others. most_answers: at the same time. body_bytes: of a request; the default
     holds a prompt of the most characters at JSON's six bytes for each, and a quarter of that for what stands around it.
-    body_seconds: that a request's body may take. first_seconds: that a stream waits for its first token, so that an
-    error before it has a status of its own. reader_seconds: that a reader may take nothing of what waits for it.
-    ping_seconds: between signs of life in a silent stream. remembered_lists, remembered_chars: what is kept to
-    recognise chats by.
+    most_connections: open at the same time. head_seconds: that a request's head may take, from the connection's
+    beginning or the head's. body_seconds: that its body may take. first_seconds: that a stream waits for its first
+    token, so that an error before it has a status of its own. reader_seconds: that a caller may take nothing of what
+    waits for it. ping_seconds: between signs of life in a silent stream. remembered_lists, remembered_chars: what is
+    kept to recognise chats by.
     """
 
     host: str = GATEWAY_HOST
@@ -45,6 +46,8 @@ class GatewaySettings:
     options: OptionArguments = field(default_factory=OptionArguments)
     most_answers: int = 64
     body_bytes: int = 8 * MAX_PROMPT_CHARS
+    most_connections: int = 256
+    head_seconds: float = 30.0
     body_seconds: float = 30.0
     first_seconds: float = 10.0
     reader_seconds: float = 30.0
