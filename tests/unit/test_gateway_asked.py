@@ -103,6 +103,7 @@ def test_what_cant_be_served_is_refused_by_name(field: str, value: Any) -> None:
         ({"del": {"noise": 5}}, "del.noise", "unknown_parameter"),
         ({"del": 5}, "del", "invalid_type"),
         ({"del": {"mu": "5"}}, "del.mu", "invalid_type"),
+        ({"del": {"mu": 10**400}}, "del.mu", "invalid_value"),
         ({"del": {"bits": 9}}, "del.bits", "invalid_value"),
         ({"del": {"marks": "no"}}, "del.marks", "invalid_type"),
         ({"model": None}, "model", "missing_required_parameter"),
@@ -169,6 +170,10 @@ def test_what_makes_no_sense_is_refused_by_name(changes: dict[str, Any], param: 
 )
 def test_texts_are_checked_likewise(changes: dict[str, Any], param: str, code: str) -> None:
     assert refusal(read_text, TEXT | changes) == (param, code)
+
+
+def test_a_mass_of_nothing_is_the_likeliest_token_always() -> None:
+    assert read_chat(CHAT | {"top_p": 0, "temperature": 1.5}).options == {"temperature": 0.0}
 
 
 def test_texts_have_openais_default_length() -> None:

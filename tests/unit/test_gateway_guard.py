@@ -46,7 +46,21 @@ async def test_models_are_listed_and_found_by_name(link: Link) -> None:
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8085", "127.0.0.1.evil.example", "", "[::1", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8085",
+        "127.0.0.1.evil.example",
+        "",
+        "[::1",
+        "0.0.0.0",
+        "evil@127.0.0.1",
+        "127.0.0.1/evil",
+        "[127.0.0.1",
+        "127.0.0.1:",
+    ],
+)
 async def test_a_foreign_host_header_is_refused(link: Link, host: str) -> None:
     async with caller(link) as http:
         response = await http.get("/v1/models", headers={"host": host})

@@ -137,8 +137,15 @@ class TestRefusals:
         with start() as app:
             empty = app.post("/v1/chat/completions", messages=[said("")])
             assert (empty.status_code, empty.json()["error"]["param"]) == (400, "messages")
-            top_p = app.post("/v1/chat/completions", messages=[said("x")], top_p=0)
-            assert (top_p.status_code, top_p.json()["error"]["param"]) == (400, "top_p")
+            for mu in (-1, 0):
+                refused = app.post("/v1/chat/completions", messages=[said("x")], **{"del": {"mu": mu}}).json()["error"]
+                assert refused["param"] == "del.mu"
+                assert "use a finite number above zero" in refused["message"]
+            for penalty in (-1, 0, 11):
+                body = {"messages": [said("x")], "del": {"repetition_penalty": penalty}}
+                refused = app.post("/v1/chat/completions", **body).json()["error"]
+                assert (refused["param"], "use 0.1 to 10" in refused["message"]) == ("del.repetition_penalty", True)
+            assert app.charged() == 0
 
     def test_a_codec_that_the_server_has_no_more_is_asked_for_anew(self, start: Start) -> None:
         async def gone(query_id: int, requests: Any) -> AsyncIterator[pb.GenerateResponse]:

@@ -15,7 +15,7 @@ from del_client.gateway.errors import ApiError
 from del_client.gateway.fields import Fields, missing, one_of, wrong_type
 from del_client.gateway.settings import GatewaySettings
 from del_client.options import OptionArguments
-from del_client.query import MAX_LOGPROBS, MAX_REPETITION_PENALTY
+from del_client.query import MAX_LOGPROBS
 from del_codec.noise import MAX_BITS
 
 MAX_CHOICES = 8
@@ -186,18 +186,21 @@ def _common(
 def _options(fields: Fields, own: Fields, tokens: int | None, logprobs: int | None) -> OptionArguments:
     """The options that a request names. What Options refuses names its field itself."""
     seed = fields.whole("seed", -_SEED, 2 * _SEED - 1)
+    temperature, top_p = fields.number("temperature", 0, 2), fields.number("top_p", 0, 1)
+    if top_p == 0:  # of the likeliest tokens the first alone
+        temperature, top_p = 0.0, None
     found: dict[str, Any] = {
         "max_new_tokens": tokens,
-        "temperature": fields.number("temperature", 0, 2),
-        "top_p": fields.number("top_p", 0, 1),
+        "temperature": temperature,
+        "top_p": top_p,
         "seed": None if seed is None else seed % (2 * _SEED),
         "logprobs": logprobs,
         "stop": fields.texts("stop", MAX_STOPS) or None,
-        "mu": own.number("mu", 0, 1 << 20),
+        "mu": own.number("mu"),
         "bits": own.whole("bits", 1, MAX_BITS),
         "clear": own.flag("clear") or None,
         "top_k": own.whole("top_k", 0, MAX_NEW_TOKENS),
-        "repetition_penalty": own.number("repetition_penalty", 0, MAX_REPETITION_PENALTY),
+        "repetition_penalty": own.number("repetition_penalty"),
     }
     options: OptionArguments = {name: value for name, value in found.items() if value is not None}  # type: ignore[assignment]
     return options

@@ -6,10 +6,13 @@ Knows nothing of what the fields are for.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from del_client.gateway.errors import ApiError
+
+_MOST = sys.float_info.max
 
 
 class Fields:
@@ -43,8 +46,8 @@ class Fields:
         """true or false; false where it is absent."""
         return bool(self._checked(name, "true or false", lambda value: isinstance(value, bool)))
 
-    def number(self, name: str, low: float, high: float) -> float | None:
-        """A number from `low` to `high`."""
+    def number(self, name: str, low: float = -_MOST, high: float = _MOST) -> float | None:
+        """A number from `low` to `high`; without them any that is a float, for others to check."""
         value = self._checked(name, "a number", lambda value: isinstance(value, (int, float)) and _is_number(value))
         return None if value is None else float(self._within(name, value, low, high))
 
@@ -97,7 +100,7 @@ class Fields:
     def _within(self, name: str, value: float, low: float, high: float) -> float:
         if not low <= value <= high:
             path = self.path(name)
-            raise ApiError(400, f"{path} is {value}: use {low:g} to {high:g}", param=path, code="invalid_value")
+            raise ApiError(400, f"{path} is {value}: use {low} to {high}", param=path, code="invalid_value")
         return value
 
 

@@ -8,6 +8,7 @@ having a CORS header. Knows nothing of what is asked.
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
@@ -27,6 +28,8 @@ HEADERS: Mapping[str, str] = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+# An IPv6 address in brackets, or a name or another address; and a port. Nothing else that a URL may have.
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 
 
 class Guard:
@@ -73,10 +76,8 @@ class Guard:
 
 def _name(host: str) -> str:
     """The name in a Host header, in lower case, without the port and an IPv6 address's brackets."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def _with_headers(send: Send) -> Send:
