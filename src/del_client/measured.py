@@ -16,6 +16,8 @@ from del_codec.spec import CodecSpec, Measured
 # From here on a proven cap, or below it a measured attack, is worth being relied upon; from _NO_CAP on a cap is none.
 _STRONG_CAP = 0.25
 _NO_CAP = 0.9
+# Thousandths of a prompt's usefulness, below which answers are mostly about something else.
+_MISSED = 250
 _SAME_MU = 1.001
 
 Protection = Literal["proven", "measured", "little"]
@@ -46,7 +48,7 @@ def verdict(spec: CodecSpec, report: PrivacyReport) -> Verdict:
     row = nearest_measured(spec, report.mu, report.bits)
     measured = _measured(row, report.mu) if row else _unmeasured(spec, report)
     if report.cap_prior <= _STRONG_CAP:
-        return Verdict("proven", f"Proven: {cap}, context aside. At so much noise answers mostly miss the point.", row)
+        return Verdict("proven", f"Proven: {cap}. {measured}", row)
     proven = f"Proven is only that {cap}."
     if report.cap_prior > _NO_CAP:
         proven = f"Nothing that helps is proven: the cap on attacks is {_percent(report.cap_prior)}."
@@ -59,9 +61,10 @@ def _measured(row: Measured, mu: float) -> str:
     where = f"at mu {row.mu_milli / 1000:g}"
     if row.mu_milli > mu * 1000 * _SAME_MU:
         where += ", the nearest weaker noise that was measured"
+    missed = " Answers mostly miss the point." if row.retained < _MISSED else ""
     return (
-        f"Measured, {where}: the best attack read {row.attack_success / 1000:.0%} of the tokens, and "
-        f"{max(0, row.retained) / 1000:.0%} of a prompt's usefulness was left."
+        f"Measured, {where}: the best attack read {_share(row)} of the tokens, and "
+        f"{max(0, row.retained) / 1000:.0%} of a prompt's usefulness was left.{missed}"
     )
 
 
@@ -71,12 +74,16 @@ def _unmeasured(spec: CodecSpec, report: PrivacyReport) -> str:
         return f"No attack was measured at {report.bits} bits a coordinate."
     return (
         f"No attack was measured at noise this weak: at mu {row.mu_milli / 1000:g} the best one read "
-        f"{row.attack_success / 1000:.0%} of the tokens already, so expect more here."
+        f"{_share(row)} of the tokens already, so expect more here."
     )
 
 
 def _weakest(spec: CodecSpec, bits: int) -> Measured | None:
     return max((row for row in spec.measured if row.bits == bits), key=lambda row: row.mu_milli, default=None)
+
+
+def _share(row: Measured) -> str:
+    return "over 99%" if 990 < row.attack_success < 1000 else f"{row.attack_success / 1000:.0%}"
 
 
 def _percent(share: float) -> str:

@@ -31,13 +31,16 @@ from del_codec.table import LatentTable
 
 MOST_TOKENS = 2048
 _FP16_BYTES = 2
+# What a tokenizer decodes pieces of a character to, and how many of them one may have: its bytes in UTF-8.
+_PIECE, _MOST_PIECES = "\ufffd", 4
 
 
 @dataclass(frozen=True, slots=True)
 class Chip:
     """One private token of a draft, or a placeholder that stands in it.
 
-    text: as its writer reads it. kind: of the sensitive span that it is part of, "" for ordinary words.
+    text: as its writer reads it; "" for a piece of a character, which comes with its last piece. kind: of the sensitive
+    span that it is part of, "" for ordinary words.
     """
 
     text: str
@@ -46,7 +49,8 @@ class Chip:
 
 @dataclass(frozen=True, slots=True)
 class TokenChip(Chip):
-    """A private token. setting: its noise. look: its preview. guess: what the attack takes it for; right: rightly."""
+    """A private token. setting: its noise. look: its preview. guess: what the attack takes it for, pieces of characters
+    as in text; right: rightly."""
 
     setting: NoiseSetting
     look: Look
@@ -123,18 +127,34 @@ def read_draft(
 def _chips(
     tokenizer: Tokenizer, own: Sequence[Span], setting: NoiseSetting, looks: Iterator[Look], placeholders: Placeholders
 ) -> Iterator[Chip]:
-    def text(ids: Sequence[int]) -> str:
-        return tokenizer.decode(list(ids), skip_special_tokens=False)
-
     for part in own:
         if part.private:
-            for token, look in zip(part.token_ids, looks, strict=False):
-                guess = text([look.guess])
-                yield TokenChip(text([token]), part.kind, part.noise(setting), look, guess, look.guess == token)
+            seen = [look for _, look in zip(part.token_ids, looks, strict=False)]
+            texts = _texts(tokenizer, part.token_ids), _texts(tokenizer, [look.guess for look in seen])
+            for token, look, text, guess in zip(part.token_ids, seen, *texts, strict=True):
+                yield TokenChip(text, part.kind, part.noise(setting), look, guess, look.guess == token)
         else:
-            leaves = text(part.token_ids)
+            leaves = _text(tokenizer, part.token_ids)
             secret = placeholders.secret(label(part.kind), part.secret)
             yield PlaceholderChip(secret or leaves, part.kind, leaves, len(part.token_ids))
+
+
+def _texts(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    """Each token's own text. Of tokens that make one character together the last has it, the others have none."""
+    texts: list[str] = []
+    while (at := len(texts)) < len(ids):
+        for pieces in range(_MOST_PIECES):
+            text = _text(tokenizer, ids[at : at + 1 + pieces])
+            if _PIECE not in text:
+                texts += [*[""] * pieces, text]
+                break
+        else:
+            texts.append(_text(tokenizer, ids[at : at + 1]))
+    return texts
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    return tokenizer.decode(list(ids), skip_special_tokens=False)
 
 
 def _blank(spans: Sequence[Span], setting: NoiseSetting, table: LatentTable) -> Prepared:

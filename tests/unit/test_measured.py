@@ -40,6 +40,7 @@ def test_the_nearest_row_is_that_of_no_stronger_noise_at_as_many_bits(mu: float,
     ("asked", "protection", "said"),
     [
         (report(3, cap=0.19), "proven", "Proven: no attack names a token from its own bits more often than 19%"),
+        (report(3, cap=0.19), "proven", "8% of a prompt's usefulness was left. Answers mostly miss the point."),
         (report(8, cap=0.67181), "measured", "Measured, at mu 8: the best attack read 24% of the tokens"),
         (report(7, cap=0.5), "measured", "at mu 8, the nearest weaker noise that was measured"),
         (report(8, cap=0.67181), "measured", "Proven is only that no attack names a token from its own bits more"),

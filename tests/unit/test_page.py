@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import AsyncIterator
@@ -43,6 +44,11 @@ async def reading(http: httpx.AsyncClient, draft: str, **fields: Any) -> dict[st
     assert response.status_code == 200, response.text
     found: dict[str, Any] = response.json()
     return found
+
+
+def drawn(reading: dict[str, Any]) -> list[str]:
+    """Of each token the bits that were drawn for the eye."""
+    return [chip["bits"] for chip in reading["chips"]]
 
 
 async def test_every_file_is_served_with_a_policy_that_allows_its_own_alone(link: Link) -> None:
@@ -91,18 +97,28 @@ async def test_the_dial_stands_at_the_devices_default(link: Link) -> None:
 
 async def test_only_what_changed_is_drawn_again(link: Link) -> None:
     async with caller(link) as http:
-        first = (await reading(http, "Hello"))["chips"]
-        after = (await reading(http, "Hello!"))["chips"]
+        first = drawn(await reading(http, "Hello"))
+        after = drawn(await reading(http, "Hello!"))
         assert (after[:5], len(after)) == (first, 6)
-        assert (await reading(http, "Hello", page="two"))["chips"] != first
-        turned = (await reading(http, "Hello", mu=20, bits=4))["chips"]
-        assert [len(chip["bits"]) // 2 for chip in (first[0], turned[0])] == [2, 6]  # of twelve coordinates
+        assert drawn(await reading(http, "Hello", page="two")) != first
+        turned = drawn(await reading(http, "Hello", **{"del": {"mu": 20, "bits": 4}}))
+        assert [len(bits) // 2 for bits in (first[0], turned[0])] == [2, 6]  # of twelve coordinates
 
 
 async def test_an_attackers_guess_is_text_that_moves_no_cursor(link: Link) -> None:
     async with caller(link) as http:
         chips = (await reading(http, "ab" * 300))["chips"]
         assert not any(ord(character) < 32 and character not in "\n\t" for chip in chips for character in chip["guess"])
+
+
+async def test_a_draft_that_may_leave_in_the_clear_is_shown_to(link: Link) -> None:
+    digest = hashlib.sha256(b"Hello").hexdigest()
+    async with caller(link, GatewaySettings(public=frozenset({digest}))) as http:
+        clear, private = [(await reading(http, draft))["tokens"]["private"] for draft in ("Hello", "Hello!")]
+        assert (clear, private) == (0, 6)
+        said = [{"role": "user", "content": "Hello"}]
+        answer = (await http.post("/v1/chat/completions", json={"model": "tiny", "messages": said})).json()
+        assert answer["del"]["private_tokens"] == 0
 
 
 @pytest.mark.parametrize(
@@ -112,8 +128,8 @@ async def test_an_attackers_guess_is_text_that_moves_no_cursor(link: Link) -> No
         ({"page": "p" * 65, "draft": "x"}, 400, "page"),
         ({"page": "p"}, 400, "draft"),
         ({"page": "p", "draft": 3}, 400, "draft"),
-        ({"page": "p", "draft": "x", "mu": -1}, 400, "mu"),
-        ({"page": "p", "draft": "x", "bits": 9}, 400, "bits"),
+        ({"page": "p", "draft": "x", "del": {"mu": -1}}, 400, "del.mu"),
+        ({"page": "p", "draft": "x", "del": {"bits": 9}}, 400, "del.bits"),
         ({"page": "p", "draft": "x", "earlier": "x"}, 400, "earlier"),
         ({"page": "p", "draft": "x", "earlier": [{"role": "system", "content": "x"}]}, 400, "earlier[0].role"),
         ({"page": "p", "draft": "x", "other": 1}, 400, "other"),

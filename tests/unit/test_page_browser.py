@@ -133,6 +133,43 @@ def test_everything_is_reached_by_keys_and_has_a_name(browser: Browser, codec: T
         assert unnamed == []
 
 
+def test_a_first_visitor_is_told_what_it_costs_and_what_is_not_hidden(
+    browser: Browser, codec: TinyCodec, tmp_path: Path
+) -> None:
+    with gateway(codec, tmp_path) as url, opened(browser, url) as page:
+        welcome = page.locator("#welcome")
+        for said in (
+            "More noise means worse answers.",
+            "The server sees the answer",
+            "Not hidden: the chat's template",
+        ):
+            expect(welcome).to_contain_text(said)
+        expect(page.locator(".legend")).to_contain_text("the guess is right: the token would be read")
+        page.fill("#draft", "Hello {{Anna}}")
+        expect(page.locator("#glance")).to_contain_text("an attack on single tokens would read")
+        expect(page.locator("#glance")).to_contain_text("of 6; 1 span stays here")
+        page.get_by_text("The words used here").click()
+        for word in ("Token", "Bits", "Mu", "Attack", "Epsilon, delta"):
+            expect(page.locator(".words dt", has_text=word).first).to_be_visible()
+
+
+def test_characters_of_several_tokens_are_shown_whole(browser: Browser, codec: TinyCodec, tmp_path: Path) -> None:
+    with gateway(codec, tmp_path, "é 😀 עברית ﷽") as url, opened(browser, url) as page:
+        page.fill("#draft", "é😀")
+        expect(page.locator(".chip .own")).to_have_text(["…", "é", "…", "…", "…", "😀"])
+        page.press("#draft", "Enter")
+        expect(page.locator(".own .body")).to_have_text("é😀")
+        expect(page.locator(".theirs .body")).to_have_text("é 😀 עברית ﷽")
+
+
+@pytest.mark.parametrize(("width", "shown"), [(390, False), (1280, True)])
+def test_keys_are_spoken_of_where_there_are_any(
+    browser: Browser, codec: TinyCodec, tmp_path: Path, width: int, shown: bool
+) -> None:
+    with gateway(codec, tmp_path) as url, opened(browser, url, viewport={"width": width, "height": 700}) as page:
+        assert page.locator("#keys").is_visible() is shown
+
+
 @pytest.mark.parametrize("width", [320, 390, 700, 1000, 1400])
 def test_nothing_is_cut_off_at_any_width(browser: Browser, codec: TinyCodec, tmp_path: Path, width: int) -> None:
     size = {"width": width, "height": 700}

@@ -104,3 +104,14 @@ async def test_the_dial_turns_figures_and_verdict(client: AsyncClient) -> None:
     assert strong.privacy.epsilon_prompt < weak.privacy.epsilon_prompt
     assert (strong.verdict.protection, weak.verdict.protection) == ("proven", "little")
     assert wide.payload_bytes == 8 * strong.payload_bytes
+
+
+async def test_a_characters_last_piece_has_it(client: AsyncClient) -> None:
+    chips = read(client, Message("user", "aé😀"), mu=400, bits=8).chips
+    assert [chip.text for chip in chips] == ["a", "", "é", "", "", "", "😀"]
+    assert [chip.guess for chip in chips if isinstance(chip, TokenChip) and chip.right] == [chip.text for chip in chips]
+
+
+async def test_a_piece_without_its_character_is_shown_as_one(client: AsyncClient) -> None:
+    weak = [read(client, Message("user", "😀😀😀"), mu=1).chips for _ in range(8)]
+    assert any("\ufffd" in chip.guess for chips in weak for chip in chips if isinstance(chip, TokenChip))

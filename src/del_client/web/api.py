@@ -16,10 +16,11 @@ from starlette.routing import Route
 
 from del_client.client import AsyncClient
 from del_client.defaults import CEILING_MU_MILLI, RULE, range_warning
-from del_client.gateway.asked import read_chat
+from del_client.gateway.asked import Said, read_chat
 from del_client.gateway.bodies import read_json
 from del_client.gateway.errors import ApiError
 from del_client.gateway.fields import Fields, wrong_type
+from del_client.gateway.settings import GatewaySettings
 from del_client.gateway.state import GatewayState, state_of
 from del_client.gateway.turn import is_known
 from del_client.measured import Verdict
@@ -47,7 +48,8 @@ def api_routes() -> list[Route]:
     async def show_reading(request: Request) -> Response:
         state = state_of(request)
         fields = Fields(await read_json(request, state.settings))
-        page, chat, options = _page(fields), _chat(fields), read_options({**state.settings.options, **_noise(fields)})
+        page, chat = _page(fields), _chat(fields, state.settings)
+        options = read_options({**state.settings.options, **_noise(fields.fields("del"))})
         fields.finish({})
         client = await state.link.client()
         reading = await asyncio.to_thread(previews.read, page, client, chat, options)
@@ -185,9 +187,10 @@ def _page(fields: Fields) -> str:
     return page
 
 
-def _noise(fields: Fields) -> OptionArguments:
+def _noise(own: Fields) -> OptionArguments:
     noise: OptionArguments = {}
-    mu, bits = fields.number("mu", 0, 1 << 20), fields.whole("bits", 1, MAX_BITS)
+    mu, bits = own.number("mu"), own.whole("bits", 1, MAX_BITS)
+    own.finish({})
     if mu is not None:
         noise["mu"] = mu
     if bits is not None:
@@ -195,19 +198,20 @@ def _noise(fields: Fields) -> OptionArguments:
     return noise
 
 
-def _chat(fields: Fields) -> list[Message]:
-    """The earlier messages, the server's own answers among them public, and the draft last."""
+def _chat(fields: Fields, settings: GatewaySettings) -> list[Message]:
+    """The earlier messages and the draft last; public are the server's own answers and what is allow-listed."""
     earlier = fields.take("earlier") or []
     if not isinstance(earlier, list) or len(earlier) > MAX_EARLIER:
         raise wrong_type("earlier", f"a list of at most {MAX_EARLIER} messages")
-    chat = [*(_earlier(one, index) for index, one in enumerate(earlier)), Message("user", fields.needed_text("draft"))]
+    said = [*(_earlier(one, index) for index, one in enumerate(earlier)), Said("user", fields.needed_text("draft"))]
+    chat = [Message(one.role, one.text, public=one.role == "assistant" or settings.is_public(one.text)) for one in said]
     chars = sum(len(message.content) for message in chat)
     if chars > MAX_READ_CHARS:  # a tokenizer keeps every stream waiting meanwhile
         raise InvalidValue("draft", f"a chat of {chars} characters", f"at most {MAX_READ_CHARS} are read while written")
     return chat
 
 
-def _earlier(value: Any, index: int) -> Message:
+def _earlier(value: Any, index: int) -> Said:
     path = f"earlier[{index}]"
     if not isinstance(value, Mapping):
         raise wrong_type(path, "an object")
@@ -216,4 +220,4 @@ def _earlier(value: Any, index: int) -> Message:
     fields.finish({})
     if role not in _EARLIER_ROLES:
         raise ApiError(400, f"{path}.role: use {' or '.join(_EARLIER_ROLES)}", param=f"{path}.role")
-    return Message(role, content, public=role == "assistant")
+    return Said(role, content)

@@ -47,7 +47,9 @@ function told(chip) {
 
 const hex = (bits) => (bits.length <= 32 ? bits : `${bits.slice(0, 28)}…`);
 
+// A text as it can be seen; "" is that of a piece of a character, which its last piece shows.
 export function visible(text) {
+  if (text === "") return "…";
   const trimmed = text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").trim();
   return trimmed || "␣";
 }

@@ -3,7 +3,7 @@
 import { get, post, useToken } from "./api.js";
 import { Chat } from "./chat.js";
 import { Dial } from "./dial.js";
-import { byId, say } from "./dom.js";
+import { byId, element, say } from "./dom.js";
 import { clearReading, showReading, showSent } from "./panel.js";
 
 const RETRY_MS = 1500;
@@ -43,8 +43,8 @@ async function connect() {
   readable = true;
   online = answers;
   byId("ask-token").hidden = true;
-  say(byId("codec"), `codec ${facts.codec.slice(0, 16)}…, ${facts.dim} coordinates a token, trained for mu ${facts.trained.join(" to ")}` +
-    (facts.rule ? `; the default is ${facts.rule}` : ""));
+  byId("codec").replaceChildren("The codec, which turns tokens into numbers, is ", element("code", {}, `${facts.codec.slice(0, 16)}…`),
+    `: ${facts.dim} coordinates a token, trained for mu ${facts.trained.join(" to ")}.` + (facts.rule ? ` The dial's default is ${facts.rule}.` : ""));
   if (online) status("on", `${facts.model} at ${facts.server}`);
   else {
     status("off", `The server at ${facts.server} doesn't answer. Nothing can be sent; what you write is read all the same.`);
@@ -94,7 +94,7 @@ async function read() {
     changed = false;
     const text = draft.value;
     try {
-      const found = await post("/del/reading", { page, draft: text, earlier: chat.said, ...dial.asked });
+      const found = await post("/del/reading", { page, draft: text, earlier: chat.said, del: dial.asked });
       if (!changed) {
         showReading(found);
         say(byId("state"), text ? "A preview. Nothing of it has been sent." : "A preview of what you write. Nothing is sent before you say so.");

@@ -31,18 +31,21 @@ function glance(reading) {
   const stays = reading.chips.filter((chip) => chip.leaves !== undefined).length;
   if (!count && !stays) return "Nothing to send yet";
   const read = reading.chips.filter((chip) => chip.right).length;
-  return `${bytes(reading.bytes.payload)} of noisy bits would leave; ${read} of ${count} tokens read` +
+  const wire = (reading.tokens.earlier ? "About " : "") + bytes(reading.bytes.wire);
+  return `${wire} would leave, ${bytes(reading.bytes.payload)} of it noisy bits` +
+    (count ? `; an attack on single tokens would read ${read} of ${count}` : "") +
     (stays ? `; ${stays} ${stays > 1 ? "spans stay" : "span stays"} here` : "");
 }
 
 function showReadAs(chips) {
-  const words = chips.map((chip) => (chip.leaves === undefined ? [visible(chip.guess), chip.right, chip.posterior] : [chip.leaves, "public", 1]));
+  const words = chips.map((chip) => (chip.leaves === undefined ? [chip.guess, chip.right, chip.posterior] : [chip.leaves, "public", 1]));
   putRows(byId("read-as"), words.length ? words : [null], (row) => {
     if (row === null) return element("span", { class: "small" }, "Write something to see it.");
     const [text, known, sure] = row;
-    const word = element("span", { class: "word", "data-known": known }, text);
+    const [, before, rest] = /^(\s*)(.*)$/s.exec(text);
+    const word = element("span", { class: "word", "data-known": known }, rest);
     word.style.setProperty("--sure", sure);
-    return [word, document.createTextNode(" ")];
+    return [document.createTextNode(before), word];
   });
 }
 
@@ -51,7 +54,7 @@ function showOdds(reading) {
   const read = chips.filter((chip) => chip.right).length;
   const row = verdict.row;
   const rows = [
-    ["This preview, one token at a time", tokens.private ? read / tokens.private : null,
+    ["An attack on one token at a time would read, of this preview", tokens.private ? read / tokens.private : null,
       tokens.private ? `${read} of ${tokens.private}` : "–", "read"],
     measured(row, reading.mu),
     ["Proven cap: no attack on a token alone names it more often", privacy.cap_prior, percentUp(privacy.cap_prior), "cap"],
@@ -61,14 +64,14 @@ function showOdds(reading) {
 }
 
 function measured(row, mu) {
-  if (!row) return ["Strongest attack: not measured at so many bits", null, "?", "read"];
+  if (!row) return ["No attack was measured at so many bits", null, "?", "read"];
   const where = sameMu(row.mu, mu) ? "at this mu" : row.mu > mu ? `at mu ${row.mu}, the next that was measured` :
     `at mu ${row.mu}, the weakest noise measured: expect more here`;
-  return [`Strongest attack, on other texts, ${where}`, row.attack, percent(row.attack), "read"];
+  return [`The strongest attack that was measured read, of other texts ${where}`, row.attack, percent(row.attack), "read"];
 }
 
 function showEpsilon({ privacy, tokens }) {
-  const delta = deltaOf(privacy.delta);
+  const delta = `at ${deltaOf(privacy.delta)}`;
   figures(byId("epsilon"), [
     ["one token", figureUp(privacy.epsilon_token), delta],
     [tokens.private ? `this message, ${tokens.private} private tokens` : "this message", tokens.private ? figureUp(privacy.epsilon_prompt) : "0", delta],
@@ -120,16 +123,16 @@ export function showSent(latest, budget) {
   const rows = [];
   if (latest) {
     rows.push(["time to first token", latest.first === null ? "–" : `${Math.round(latest.first)} ms`, ""]);
-    rows.push(["speed", latest.speed === null ? "–" : `${figure(latest.speed)} tokens/s`, latest.tokens === null ? "" : `${latest.tokens} tokens`]);
-    if (latest.conversation) rows.push(["all private tokens of this chat", `epsilon ${figureUp(latest.conversation)}`, "if no setting was chosen after an answer"]);
-    if (latest.charged !== null) rows.push(["charged for it", `epsilon ${figureUp(latest.charged)}`, `${latest.chargedTokens} tokens`]);
+    rows.push(["speed", latest.speed === null ? "–" : `${figure(latest.speed)} tokens/s`, latest.tokens === null ? "" : `over ${latest.tokens} tokens`]);
+    if (latest.conversation) rows.push(["all of this chat", `epsilon ${figureUp(latest.conversation)}`, ""]);
+    if (latest.charged !== null) rows.push(["charged for it", `epsilon ${figureUp(latest.charged)}`, `for ${latest.chargedTokens} tokens`]);
   } else rows.push(["answers", "none yet", ""]);
   if (budget) {
     const { today, left } = budget;
     rows.push(["given away today", today ? `epsilon ${figureUp(today.epsilon)}` : "nothing",
-      today ? `${today.tokens} tokens, ${deltaOf(budget.delta)}, if no setting was chosen after an answer` : ""]);
-    for (const one of left) rows.push([`left today of ${one.quantity} ${figure(one.bound)}`, figure(one.left), one.tokens === null ? "" : `${one.tokens} tokens at mu ${muOf(one.mu)}`]);
-    if (!left.length) rows.push(["left today", "no limit", "the policy sets none for a day"]);
+      today ? `for ${today.tokens} tokens, at ${deltaOf(budget.delta)}` : ""]);
+    for (const one of left) rows.push([`left today of ${one.quantity} ${figure(one.bound)}`, figure(one.left), one.tokens === null ? "" : `or ${one.tokens} tokens at mu ${muOf(one.mu)}`]);
+    if (!left.length) rows.push(["left today", "no limit", "is set by the policy"]);
   }
   figures(byId("sent"), rows);
 }
