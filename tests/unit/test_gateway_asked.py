@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from inspect import signature
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.resources import Completions as TextCompletions
+from openai.resources.chat import Completions
 
 from del_client.gateway.asked import MAX_CHOICES, MAX_MESSAGES, Said, read_chat, read_text
 from del_client.gateway.bodies import parse
@@ -174,6 +177,16 @@ def test_texts_are_checked_likewise(changes: dict[str, Any], param: str, code: s
 
 def test_a_mass_of_nothing_is_the_likeliest_token_always() -> None:
     assert read_chat(CHAT | {"top_p": 0, "temperature": 1.5}).options == {"temperature": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("create", "read", "needed"), [(Completions.create, read_chat, CHAT), (TextCompletions.create, read_text, TEXT)]
+)
+def test_every_parameter_of_openais_client_is_known(create: Any, read: Any, needed: dict[str, Any]) -> None:
+    parameters = set(signature(create).parameters) - {"self", "timeout", "extra_headers", "extra_query", "extra_body"}
+    assert len(parameters) > 15
+    answers = {name: refused(read, needed | {name: {"no such": "value"}}) for name in parameters}
+    assert [name for name, error in answers.items() if error and error.code == "unknown_parameter"] == []
 
 
 def test_texts_have_openais_default_length() -> None:

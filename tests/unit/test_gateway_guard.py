@@ -136,6 +136,7 @@ async def test_no_route_and_no_method_get_errors_of_the_same_shape(link: Link) -
         for response in (await http.get("/nowhere"), await http.delete("/v1/models")):
             assert response.status_code in (404, 405)
             assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+            assert "use POST /v1/chat/completions" in response.json()["error"]["message"]
 
 
 async def test_without_a_server_there_is_a_503_and_later_an_answer(codec: TinyCodec, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ _PARAMS = {
 TOO_LONG = "prompt tokens"
 _TOO_LONG = (TOO_LONG, "tokens of prompt and answer", "segments")
 _OF_PROMPT = (*_TOO_LONG, "prompt", "messages", "message")
+_SERVED = "use POST /v1/chat/completions, POST /v1/completions or GET /v1/models"
 _log = logging.getLogger(__name__)
 
 
@@ -84,7 +85,8 @@ def api_error(error: Exception, prompt: str = "messages") -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):
-        return ApiError(error.status_code, error.detail, code="not_found" if error.status_code == 404 else None)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code)
+        return ApiError(error.status_code, f"{error.detail}: {_SERVED}" if code else error.detail, code=code)
     if isinstance(error, DelError):
         return _of_del(error, prompt)
     _log.error("the gateway failed", exc_info=error)
