@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,14 @@ class TestShapes:
         with start(reply=hostile) as app:
             (entry,) = app.chat("hi", logprobs=True, top_logprobs=1, max_tokens=1)["choices"][0]["logprobs"]["content"]
             assert (entry["logprob"], entry["top_logprobs"][0]["logprob"]) == (-9999, -9999)
+
+    def test_no_character_of_an_answer_ends_an_event(self, start: Start) -> None:
+        with start("a\u2028b\u2029c\nd") as app:
+            body = {"model": "tiny", "messages": [said("hi")], "stream": True}
+            with app.http.stream("POST", "/v1/chat/completions", json=body) as response:
+                chunks = [json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")]
+        text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+        assert text == "a\u2028b\u2029c\nd"
 
     def test_a_stop_string_is_found_across_tokens_and_never_sent(self, start: Start) -> None:
         with start(reply=Saying("one STOP two", "one STOP two", logprobs=True)) as app:

@@ -24,6 +24,8 @@ from del_client.gateway.turn import Turn
 from del_codec.errors import MismatchError
 
 _DONE = b"data: [DONE]\n\n"
+# JSON has them as they are, and many readers of events take them for the end of a line.
+_LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\u0085\u2028\u2029"}
 
 
 class Served:
@@ -151,4 +153,5 @@ class Served:
 
 
 def _data(chunk: Json) -> bytes:
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    text = json.dumps(chunk, ensure_ascii=False, separators=(",", ":"))
+    return b"data: " + text.translate(_LINE_ENDS).encode() + b"\n\n"
