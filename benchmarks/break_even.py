@@ -41,14 +41,17 @@ def break_even(mine: Cost, other: Cost) -> str:
 
 
 def seen(timed: Sequence[Result], mine: str, other: str, link: str) -> str:
-    """Between which of the links that both were timed on the one stopped being sooner; "" where there are none."""
+    """Between which of the links that both were timed on the one stopped being sooner; "" where there are none.
+
+    Rates in kbit/s.
+    """
     by_way = {way: {result.at[link]: result.median for result in timed if result.way == way} for way in (mine, other)}
     both = sorted(by_way[mine].keys() & by_way[other].keys(), key=float)
     sooner = [rate for rate in both if by_way[mine][rate] < by_way[other][rate]]
     later = [rate for rate in both if rate not in sooner]
-    bounds = [f"above {sooner[-1]:g}"] if sooner else []
-    bounds += [f"below {later[0]:g}"] if later else []
-    return f"; measured: {', '.join(bounds)} kbit/s" if bounds else ""
+    bounds = [f"above {_rate(1e3 * float(sooner[-1]))}"] if sooner else []
+    bounds += [f"below {_rate(1e3 * float(later[0]))}"] if later else []
+    return f"; measured: {', '.join(bounds)}" if bounds else ""
 
 
 def break_even_rows(known: Sequence[Cost], timed: Sequence[Result], private: str, link: str) -> list[Row]:

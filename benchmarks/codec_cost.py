@@ -31,8 +31,8 @@ from benchmarks.codec_ways import (
 from benchmarks.estimate_error import estimate_error
 from benchmarks.random_codec import WIDTH
 from benchmarks.report.results import Recorder
-from benchmarks.section import Plot, Section, Settings, Step, Table
-from benchmarks.server_decoding import DECODE, ENCODE_ON_GPU, cpu_cost, gpu_cost, no_gpu
+from benchmarks.section import Fact, Plot, Section, Settings, Step, Table
+from benchmarks.server_decoding import CPU, DECODE, ENCODE_ON_GPU, cpu_cost, gpu_cost, no_gpu
 from benchmarks.server_decoding import TOKENS as DECODED
 from benchmarks.turns import in_turns
 from del_codec.bitpack import pack
@@ -175,6 +175,16 @@ SECTION = Section(
         f"{DECODED} tokens at once, with SmolLM2's embeddings. Tables of other dimensions than {SHIPPED_DIM} are "
         "random. `bias` is the estimate's mean error in standard errors (two or three are chance) and in clip bounds "
         "with its 95 % interval; `variance over theory` should be 1."
+    ),
+    words={
+        "bits": "how many each coordinate of a token is sent with, 1 to 8; more say more.",
+        "dim": "how many coordinates a token has; the shipped codec's have 64.",
+        "mu": "the strength of the noise: small is private (1 hides almost all, 40 almost nothing).",
+        "DEL": "what this repository does; the other rows are others' ways to do the same.",
+    },
+    facts=(
+        Fact("A device's CPU time for encoding a token at one bit", "encode", DEL, {"bits": 1, "dim": SHIPPED_DIM}),
+        Fact("A server's for decoding it to what its model reads", DECODE, CPU, {"bits": 1, "dim": SHIPPED_DIM}),
     ),
     steps=steps,
     rounds=5,

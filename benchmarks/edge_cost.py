@@ -8,7 +8,7 @@ from functools import partial
 
 from benchmarks.edge import codec_megabytes, install_megabytes, ready_seconds, resident_megabytes
 from benchmarks.report.results import Recorder
-from benchmarks.section import Section, Settings, Step, Table
+from benchmarks.section import Fact, Section, Settings, Step, Table
 
 MEASURED: dict[str, tuple[str, Callable[[], float]]] = {
     "installed": ("MB", install_megabytes),
@@ -40,6 +40,10 @@ SECTION = Section(
         "A fresh virtual environment with the device's package alone, made by pip with the repository's constraints, "
         "and a chat in it against a server of canned answers. `start to first query` runs from the start of the "
         "process to the query's arrival, the quickest of three starts."
+    ),
+    facts=(
+        Fact("All that a device installs", "installed", "DEL"),
+        Fact("From a chat's start to its first question on its way", "start to first query", "DEL"),
     ),
     steps=steps,
     tables=(Table("Footprint", (), tuple(MEASURED)),),

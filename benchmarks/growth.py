@@ -15,7 +15,7 @@ from benchmarks import smollm2
 from benchmarks.batching import Bench
 from benchmarks.fleet import predictions
 from benchmarks.growth_served import NEW_TOKENS
-from benchmarks.section import Plot, Section, Settings, Step, Table
+from benchmarks.section import Fact, Plot, Section, Settings, Step, Table
 from benchmarks.server_process import started
 
 SLOTS = 64
@@ -98,6 +98,14 @@ SECTION = Section(
         "model's vocabulary, streams at once, devices that are connected, turns of a conversation. An exponent of 1 "
         "means that the cost doubles with its cause, 0 that it does not care, 2 that it quadruples. What ten million "
         "devices would take is worked out from these lines, under the assumptions that stand below it."
+    ),
+    facts=(
+        Fact(
+            "Up in the eighth turn of a conversation, all turns before it included",
+            local.BYTES,
+            local.MESSAGES,
+            {served.TURN: 8},
+        ),
     ),
     steps=steps,
     tables=(

@@ -22,7 +22,7 @@ import torch
 from benchmarks import smollm2
 from benchmarks.evaluated import evaluated
 from benchmarks.report.results import Recorder, Run
-from benchmarks.section import Plot, Section, Settings, Sheet, Step, Table
+from benchmarks.section import Fact, Plot, Section, Settings, Sheet, Step, Table
 from del_codec.accounting import certify
 from del_codec.caps import cap_prior, cap_uniform
 from del_codec.noise import NoiseSetting
@@ -246,6 +246,15 @@ def _best(fitting: Sequence[Choice]) -> list[Choice]:
     ]
 
 
+def _of_the_card(mu: float) -> tuple[Fact, Fact]:
+    """Of the first shipped codec, at one bit."""
+    way, at = f"{codec_folders()[0].name} (its card)", {"mu": mu, "bits": 1}
+    return (
+        Fact(f"Share of the tokens that the strongest attack reads at mu {mu:g} and one bit", READ, way, at),
+        Fact(f"Share of a prompt's use that is kept at mu {mu:g} and one bit", KEPT, way, at),
+    )
+
+
 PLACE = ("mu", "bits")
 SECTION = Section(
     group="privacy",
@@ -270,6 +279,7 @@ SECTION = Section(
         "(at size)": "codecs of the evaluations on a GPU that docs/results.md shows, with the attacks and texts "
         "there. A small sample of text scatters much more.",
     },
+    facts=(*_of_the_card(4.0), *_of_the_card(12.0)),
     steps=steps,
     tables=(
         Table(

@@ -74,6 +74,16 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True)
+class Fact:
+    """A figure at a place for who reads nothing else, and what it is in words."""
+
+    words: str
+    name: str
+    way: str
+    at: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Sheet:
     """A table that is worked out from a run's figures: its header and its rows."""
 
@@ -92,7 +102,8 @@ class Section:
     """steps: opens what the work needs (servers, say) and gives the work. sheets: what follows from what was found.
 
     words: what a reader may not know, and what it means here. rounds: processes that measure it in a run that is not
-    quick. refused: why this machine can't measure it; "" where it can.
+    quick. refused: why this machine can't measure it; "" where it can. facts: what is told of it
+    before all else.
     """
 
     group: str
@@ -105,3 +116,4 @@ class Section:
     words: Mapping[str, str] = field(default_factory=dict)
     rounds: int = 1
     refused: Callable[[], str] = str
+    facts: tuple[Fact, ...] = ()

@@ -17,7 +17,7 @@ from benchmarks import offline_vllm, smollm2
 from benchmarks.batching import Bench
 from benchmarks.load import Devices, Loaded, Request, devices
 from benchmarks.report.results import Recorder
-from benchmarks.section import Plot, Section, Settings, Step, Table
+from benchmarks.section import Fact, Plot, Section, Settings, Step, Table
 from benchmarks.server_process import ServerProcess, started
 from benchmarks.service_loop import EVENTS, public_request, service_loop
 from benchmarks.turns import in_turns
@@ -194,6 +194,7 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
 PLACES = ("arrivals", "streams", "share of 16 streams' rate")
 DELAYS = ("first token p50", "first token p95", "between tokens p50", "between tokens p99", "whole answer p50")
 CLOSED = {"arrivals": "closed"}
+SIXTEEN, THROUGH = {**CLOSED, "streams": 16}, "transformers through gRPC"
 SECTION = Section(
     group="serving",
     title="The server under load",
@@ -202,6 +203,10 @@ SECTION = Section(
         "which asks again when it has its answer; `Poisson`: prompts arrive at random, and times count from when each "
         "was due. Goodput counts tokens of answers whose first token came in time. The stub engine has no model: its "
         "rows show what the load generator and the layers around a model can take."
+    ),
+    facts=(
+        Fact("One server on this machine, sixteen streams at once", "throughput", THROUGH, SIXTEEN),
+        Fact("First token of these sixteen, the median", "first token p50", THROUGH, SIXTEEN),
     ),
     steps=steps,
     tables=(

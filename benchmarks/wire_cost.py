@@ -14,7 +14,7 @@ from benchmarks.cable import NARROW, refused
 from benchmarks.carried import EMBEDDINGS, PEERS, UNDECODED, WIDTH, private, undecoded
 from benchmarks.line import Line
 from benchmarks.report.results import Recorder, Run
-from benchmarks.section import Plot, Section, Settings, Sheet, Step, Table
+from benchmarks.section import Fact, Plot, Section, Settings, Sheet, Step, Table
 from benchmarks.wire_server import Door
 
 # Bits a second, and as tc writes them.
@@ -145,6 +145,20 @@ SECTION = Section(
     ),
     steps=steps,
     sheets=sheets,
+    facts=(
+        Fact(
+            f"A token at one bit on the cable, in a prompt of {PROMPT}, all headers included",
+            "bytes up a token",
+            private(1),
+            {"prompt tokens": PROMPT, "streams": 1, "TLS": tls(False)},
+        ),
+        Fact(
+            "First token after such a prompt over 64 kbit/s, without the model's time",
+            "first token",
+            private(1),
+            {"TLS": tls(False), LINK: 64.0},
+        ),
+    ),
     rounds=ROUNDS,
     refused=refused,
     tables=(

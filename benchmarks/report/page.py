@@ -9,7 +9,7 @@ from html import escape
 from benchmarks.report.fits import growth_rows
 from benchmarks.report.plots import svg
 from benchmarks.report.results import Run
-from benchmarks.report.tables import Row, markdown, table_rows
+from benchmarks.report.tables import Row, markdown, table_rows, told
 from benchmarks.section import Section, Sheet
 
 TITLE = "DEL: benchmarks"
@@ -21,6 +21,7 @@ INTRODUCTION = (
 )
 # More rows than this are shown when asked for.
 LONG = 36
+IN_SHORT = "In short"
 GROWTH = "Growth: the exponent of a power law through the medians"
 LEGEND = (
     "Each cell is the median of the repeats, in brackets what nine tenths of them lie between (of fewer than four, the "
@@ -56,6 +57,8 @@ def as_markdown(run: Run, sections: Sequence[Section]) -> str:
     parts = [f"# {TITLE}\n", f"{INTRODUCTION}\n"]
     parts += [f"`{run.command}`, {run.started}, {run.seconds:.0f} s.\n", f"{LEGEND}\n"]
     parts.append(markdown([("machine", ""), *run.machine.items()]))
+    if facts := in_short(run, sections):
+        parts += [f"## {IN_SHORT}\n", "".join(f"- {fact}\n" for fact in facts)]
     for section in sections:
         parts += [f"## {section.title}\n", f"{section.about}\n"]
         if section.words:
@@ -72,8 +75,10 @@ def as_html(run: Run, sections: Sequence[Section]) -> str:
     machine = _table([("machine", ""), *run.machine.items()])
     short = ", ".join(f"{name} {run.machine[name]}" for name in ("processor", "cores", "memory") if name in run.machine)
     links = "".join(f'<li><a href="#{section.group}">{escape(section.title)}</a></li>' for section in sections)
+    facts = "".join(f"<li>{_prose(fact)}</li>" for fact in in_short(run, sections))
     body = [
         f"<h1>{TITLE}</h1><p>{escape(INTRODUCTION)}</p><nav><ul>{links}</ul></nav>",
+        f"<h2>{IN_SHORT}</h2><ul>{facts}</ul>" if facts else "",
         f"<pre>{escape(run.command)}</pre><p>{escape(run.started)}, {run.seconds:.0f} s. {_prose(LEGEND)}</p>",
         f"<details><summary>The machine: {escape(short)}</summary>{machine}</details>",
     ]
@@ -91,6 +96,12 @@ def as_html(run: Run, sections: Sequence[Section]) -> str:
     meta = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head = f"{meta}<title>{TITLE}</title><style>{STYLE}</style>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
+
+
+def in_short(run: Run, sections: Sequence[Section]) -> list[str]:
+    """The facts of all sections that this run has figures of."""
+    facts = (told(run, section.group, fact) for section in sections for fact in section.facts)
+    return list(filter(None, facts))
 
 
 def _sheet(sheet: Sheet) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.report.results import Result, Run
-from benchmarks.section import Table
+from benchmarks.section import Fact, Table
 from del_server.evaluation.markdown import markdown_table
 
 Row = tuple[str, ...]
@@ -27,6 +27,13 @@ def table_rows(run: Run, group: str, table: Table) -> list[Row]:
         for place, figures in places.items()
     ]
     return [header, *rows]
+
+
+def told(run: Run, group: str, fact: Fact) -> str:
+    """A fact's words and its figure, or nothing where a run has no such figure."""
+    found = (each for each in run.of(group) if (each.name, each.way, each.at) == (fact.name, fact.way, fact.at))
+    result = next(found, None)
+    return f"{fact.words}: {_cell(run, result)}" if result else ""
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -55,7 +55,7 @@ def test_the_sheet_sets_every_private_way_beside_every_other_and_beside_what_was
     (sheet,) = sheets(Run("x", "", 0.0, True, {}, tuple(results)))
     assert sheet.rows == [
         ("sooner than", PEERS[1], PEERS[5]),
-        (private(1), "2.53 Mbit/s; measured: above 64, below 20000 kbit/s", "none; measured: below 64 kbit/s"),
+        (private(1), "2.53 Mbit/s; measured: above 64 kbit/s, below 20 Mbit/s", "none; measured: below 64 kbit/s"),
     ]
 
 

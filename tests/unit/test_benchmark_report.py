@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields, replace
 from pathlib import Path
 
 import jsonschema
@@ -17,8 +17,8 @@ from benchmarks.report.fits import fit, growth_rows, lines
 from benchmarks.report.page import as_html, as_markdown
 from benchmarks.report.plots import svg
 from benchmarks.report.results import SCHEMA, Recorder, Result, Run
-from benchmarks.report.tables import markdown, quantity, table_rows
-from benchmarks.section import Plot, Section, Settings, Sheet, Step, Table
+from benchmarks.report.tables import markdown, quantity, table_rows, told
+from benchmarks.section import Fact, Plot, Section, Settings, Sheet, Step, Table
 from del_codec.errors import ArtifactError
 
 
@@ -115,6 +115,23 @@ def test_a_table_has_a_row_for_each_way_at_each_place() -> None:
         ("4", "ours", "8 ms"),
     ]
     assert markdown([("a", "b"), ("1", "2")]) == "| a | b |\n|---|---|\n| 1 | 2 |\n"
+
+
+def test_facts_are_told_first_where_a_run_has_them() -> None:
+    facts = (Fact("Ours takes", "time", "ours", {"size": 1}), Fact("Not measured", "time", "ours", {"size": 9}))
+    section = Section("x", "X", "About.", lambda settings: nullcontext([]), (TABLE,), (), facts=facts)
+    expected = "Ours takes: 3 s (2 to 6); 2 × theirs"
+    assert f"## In short\n\n- {expected}\n\n## X" in as_markdown(RUN, [section])
+    assert f"<h2>In short</h2><ul><li>{expected}</li></ul>" in as_html(RUN, [section])
+    assert "In short" not in as_html(RUN, [replace(section, facts=())])
+
+
+def test_every_fact_is_a_figure_of_its_section() -> None:
+    """So a figure that is called otherwise some day doesn't leave the page in silence."""
+    run = Run.read(FOLDER / "reference.json")
+    told_of = [told(run, group, fact) for group in harness.groups(run) for fact in harness.section(group).facts]
+    assert len(told_of) > 8
+    assert all(told_of)
 
 
 def test_quantities_have_three_digits_and_a_unit_that_suits() -> None:
