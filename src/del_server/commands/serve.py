@@ -10,6 +10,7 @@ from pathlib import Path
 
 from del_server.config import DTYPES, ENGINES, ServeConfig, parse_engine_args
 from del_server.logs import FORMATS, LEVELS, set_up
+from del_server.openmp import stay_awake
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,8 @@ def run(arguments: argparse.Namespace) -> None:
     set_up(arguments.log_format, arguments.log_level)
     no_bars_in_logs()
     config = read_config(arguments)
+    if config.engine == "transformers":  # vLLM's processes would take it over, and may have another OpenMP
+        stay_awake()
     from del_server.app import serve
 
     serve(config, announce=announce)
