@@ -246,12 +246,12 @@ def _best(fitting: Sequence[Choice]) -> list[Choice]:
     ]
 
 
-def _of_the_card(mu: float) -> tuple[Fact, Fact]:
+def _of_the_card(mu: float, words: str) -> tuple[Fact, Fact]:
     """Of the first shipped codec, at one bit."""
     way, at = f"{codec_folders()[0].name} (its card)", {"mu": mu, "bits": 1}
     return (
-        Fact(f"Share of the tokens that the strongest attack reads at mu {mu:g} and one bit", READ, way, at),
-        Fact(f"Share of a prompt's use that is kept at mu {mu:g} and one bit", KEPT, way, at),
+        Fact(f"Share of the tokens that the strongest attack reads, {words} (mu {mu:g}, one bit)", READ, way, at),
+        Fact(f"Share of a prompt's use that is kept, {words} (mu {mu:g}, one bit)", KEPT, way, at),
     )
 
 
@@ -279,7 +279,7 @@ SECTION = Section(
         "(at size)": "codecs of the evaluations on a GPU that docs/results.md shows, with the attacks and texts "
         "there. A small sample of text scatters much more.",
     },
-    facts=(*_of_the_card(4.0), *_of_the_card(12.0)),
+    facts=(*_of_the_card(4.0, "with much noise"), *_of_the_card(12.0, "with little")),
     steps=steps,
     tables=(
         Table(
