@@ -74,6 +74,8 @@ class ServeConfig:
             raise InvalidValue(
                 "metrics-host", self.metrics_host, "give --metrics-port, too: without one there are none"
             )
+        if self.metrics_port and self.metrics_port == self.port and self.metrics_host in ("", self.host):
+            raise InvalidValue("metrics-port", self.metrics_port, "that is --port: give the metrics one of their own")
         if not 1 <= self.max_concurrent <= 1024:
             raise InvalidValue("max-concurrent", self.max_concurrent, "use 1 to 1024")
         if not 1 <= self.replicas <= MOST_REPLICAS:
@@ -82,8 +84,11 @@ class ServeConfig:
             raise InvalidValue(
                 "kv-bytes", self.kv_bytes, "use --kv-tokens, or --engine-arg gpu_memory_utilization=SHARE"
             )
-        if min(self.kv_tokens, self.kv_bytes) < 0 or (self.kv_tokens and self.kv_bytes):
-            raise InvalidValue("kv-bytes", self.kv_bytes, "give one of --kv-tokens and --kv-bytes, above 0")
+        for name in ("kv_tokens", "kv_bytes"):
+            if getattr(self, name) < 0:
+                raise InvalidValue(name.replace("_", "-"), getattr(self, name), "use 0 (off), or a number above it")
+        if self.kv_tokens and self.kv_bytes:
+            raise InvalidValue("kv-bytes", self.kv_bytes, "give one of --kv-tokens and --kv-bytes")
         if self.context_tokens and self.context_tokens < 16:
             raise InvalidValue("context", self.context_tokens, "use 0 (the model's own) or at least 16 tokens")
         if self.engine not in ENGINES:

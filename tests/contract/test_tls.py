@@ -299,6 +299,10 @@ class TestContradictions:
             ({"tls_cert": Path("c")}, "tls-key"),
             ({"tls_key": Path("k")}, "tls-cert"),
             ({"tls_client_ca": Path("a")}, "tls-client-ca"),
+            ({"metrics_host": "127.0.0.2"}, "metrics-host"),
+            ({"metrics_port": 50051}, "metrics-port"),
+            ({"kv_tokens": -1}, "kv-tokens"),
+            ({"kv_tokens": 1, "kv_bytes": 1}, "kv-bytes"),
             ({"tls_cert": Path("c"), "tls_key": Path("k"), "insecure": True}, "insecure"),
         ],
     )
