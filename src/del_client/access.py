@@ -71,7 +71,7 @@ def read_servers(server: str) -> list[tuple[str, int]]:
 def read_token(file: Path | None, environment: Mapping[str, str] = os.environ) -> str | None:
     """The token in a file, else in $DEL_SERVER_TOKEN; None for none. Never an argument: all users see those."""
     if file is None:
-        return environment.get(TOKEN_VARIABLE) or None
+        return environment.get(TOKEN_VARIABLE, "").strip() or None
     return read_file(file, "server-token-file").decode("ascii", errors="replace").strip()
 
 

@@ -47,6 +47,11 @@ def test_systemd_finds_nothing_wrong(unit: str, tmp_path: Path) -> None:
     assert (found.returncode, found.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_no_words_go_to_the_disk_with_a_core_dump(unit: str) -> None:
+    assert values(unit, "LimitCORE") == ["0"]
+
+
 @analyses
 @pytest.mark.parametrize("unit", UNITS)
 def test_systemd_rates_them_as_hardened(unit: str) -> None:
