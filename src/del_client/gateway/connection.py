@@ -36,7 +36,8 @@ class Connection(H11Protocol):
         self._wait_for_head()
         there = [one for one in self.connections if isinstance(one, Connection) and not one.transport.is_closing()]
         if len(there) > self._settings.most_connections:
-            min((one for one in there if one.idle), key=lambda one: one._idle_since).transport.abort()
+            idle = (one for one in there if one.idle and not one.flow.write_paused)
+            min(idle, key=lambda one: one._idle_since).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """What comes while nothing is being answered is a piece of the next head, or of a body that nobody reads."""
