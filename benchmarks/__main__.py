@@ -19,6 +19,7 @@ from benchmarks.harness import ALL, SECTIONS, report, run
 from benchmarks.report.results import Result, Run
 from benchmarks.section import Settings
 from benchmarks.target import GROUPS, Target
+from del_server.openmp import stay_awake
 
 OUT = Path("build/benchmarks")
 
@@ -39,6 +40,8 @@ def main() -> int:
     reporting.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="(default: %(default)s)")
     commands.add_parser("document", help="write the figures in README.md and docs/ from the committed results")
     arguments = parser.parse_args()
+    if "vllm" not in (getattr(arguments, "engine", ""), *getattr(arguments, "groups", ())):
+        stay_awake()  # as the server does, so that what it is compared with waits no longer or shorter
     if arguments.command == "targets":
         return check(arguments.groups or GROUPS)
     if arguments.command == "compare":
