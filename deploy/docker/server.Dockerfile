@@ -40,6 +40,7 @@ ENV PATH=/opt/del/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     DEL_CACHE=/var/cache/del \
     HF_HOME=/var/cache/del/huggingface \
+    MALLOC_ARENA_MAX=2 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001

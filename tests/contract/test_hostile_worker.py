@@ -296,8 +296,11 @@ async def test_no_token_is_lost_doubled_or_anothers_whenever_workers_die(seed: i
 
 @pytest.mark.slow
 async def test_canaries_over_two_replicas_of_which_one_is_killed_again_and_again(start_server: StartServer) -> None:
+    """Or stopped, which only its silence tells."""
     async with start_server(max_concurrent=4, dtype="float32", replicas=2) as serving:
         engines = serving.backend.engine._engines
+        for engine in engines:
+            engine._patience = replace(engine._patience, silent_seconds=2.0, dead_seconds=2.0)
         canaries = [Canary(serving, number) for number in range(CANARIES)]
         talks, serial = [serving.talk() for _ in canaries], itertools.count(1)
         alone = [await each.ask(talks[0], next(serial)) for each in canaries]
@@ -317,7 +320,7 @@ async def test_canaries_over_two_replicas_of_which_one_is_killed_again_and_again
             asked = asyncio.gather(*(ask(number) for number in range(CANARIES)))
             await asyncio.sleep(0.02 * turn)
             if (pid := engines[turn % 2].pid) is not None:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGSTOP if turn == 1 else signal.SIGKILL)
             assert await asked == alone, f"turn {turn}"
         for talk in talks:
             await talk.close()

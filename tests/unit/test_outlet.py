@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+
 import pytest
 
+from del_codec.errors import EngineError
 from del_codec.v1 import inference_pb2 as pb
+from del_server.engine.base import Finish, Reason, Token
+from del_server.engine.events import Events
 from del_server.query import Delta
 from del_server.service.shaping import MOST_TOGETHER, Outlet, Shaping
 
@@ -43,3 +49,35 @@ async def test_tokens_that_are_there_share_a_message(
 async def test_a_message_is_bounded() -> None:
     sent = await messages(Shaping(), [True] * (MOST_TOGETHER + 1))
     assert [len(ids) for ids in sent] == [MOST_TOGETHER, 1]
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_whatever_an_answer_ends_with_what_came_before_it_is_sent(seed: int) -> None:
+    """Tokens come in bursts, messages leave slowly, and the answer ends or fails at any time."""
+    draw, events, sent = random.Random(seed), Events(), list[list[int]]()
+    tokens, fails = draw.randrange(60), draw.random() < 0.5
+
+    async def generate() -> None:
+        for token in range(tokens):
+            events.put(Token(token))
+            for _ in range(draw.choice([0, 0, 0, 3, 9])):
+                await asyncio.sleep(0)
+        events.put(EngineError("no more") if fails else Finish(Reason.STOP, 0, 0))
+
+    async def send(response: pb.GenerateResponse) -> None:
+        for _ in range(draw.choice([0, 1, 20])):
+            await asyncio.sleep(0)
+        sent.append(list(response.delta.token_ids))
+
+    generating = asyncio.create_task(generate())
+    try:
+        async with Outlet(1, Shaping(), send) as outlet:
+            async for event in events:
+                if isinstance(event, Token):
+                    await outlet.put(Delta((event.token_id,), "", more=events.ready))
+            await outlet.end()
+    except EngineError:
+        assert fails
+    await generating
+    assert [token for ids in sent for token in ids] == list(range(tokens))
+    assert all(1 <= len(ids) <= MOST_TOGETHER for ids in sent)
