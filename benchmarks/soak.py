@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.held import UNITS, drift, held
-from benchmarks.report.results import Recorder
-from benchmarks.section import Plot, Section, Settings, Step, Table
+from benchmarks.report.results import Recorder, Result, Run
+from benchmarks.report.tables import number, quantity
+from benchmarks.section import Plot, Section, Settings, Sheet, Step, Table
 from benchmarks.server_process import ServerProcess, started
 from benchmarks.soak_visits import STUBBORN, Visits, known_prompts
 from del_client import AsyncClient
@@ -39,6 +40,8 @@ PROBE_SECONDS = 30.0
 SERVER, DEVICES = "server", "devices"
 SERVER_UNITS = {"places taken": "", "slots taken": "", "keys and values promised": "tokens", "keys and values": "MiB"}
 LEDGER_LOCKS = "ledger locks"
+LEVEL, GROWTH, BOUNDS = "level", "growth in an hour", ("estimate", "low", "high")
+HELD = "Held in the pauses of the second half"
 UNCHARGED = ("private tokens sent and not charged", "private tokens charged in excess of what was dropped")
 
 
@@ -175,9 +178,9 @@ class Soak:
             record.add(name, value, unit, "lower", way, {"minute": round(60 * hours, 2)})
         half = len(values) // 2
         found = drift(self._hours[half:], values[half:])
-        for bound, value in (("estimate", found.slope), ("low", found.low), ("high", found.high)):
-            record.add("growth in an hour", value, unit, "lower", way, {"of": name, "bound": bound})
-        record.add("level", found.level, unit, "lower", way, {"of": name})
+        for bound, value in zip(BOUNDS, (found.slope, found.low, found.high), strict=True):
+            record.add(GROWTH, value, unit, "lower", way, {"of": name, "bound": bound})
+        record.add(LEVEL, found.level, unit, "lower", way, {"of": name})
 
 
 # What goes up and down by itself, so that rest is not told by it.
@@ -218,7 +221,25 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
         yield found
 
 
-TOGETHER = ("visits astray", "tokens checked", "private tokens sent", *UNCHARGED, "cores busy")
+def sheets(run: Run) -> list[Sheet]:
+    """Levels and growth of both sides."""
+    found = {(each.name, each.way, *each.at.values()): each for each in run.of("soak")}
+    names = dict.fromkeys(at[2] for at in found if at[0] == LEVEL)
+    rows = [(str(name), *(cell for way in (SERVER, DEVICES) for cell in _held(found, way, name))) for name in names]
+    header = ("", *(cell for way in (SERVER, DEVICES) for cell in (way, "an hour more")))
+    return [Sheet(HELD, "", [header, *rows])] if rows else []
+
+
+def _held(found: dict[tuple[Any, ...], Result], way: str, name: object) -> tuple[str, str]:
+    """A level, and what is more of it in an hour, with the ends of its interval."""
+    level = found.get((LEVEL, way, name))
+    if level is None:
+        return "", ""
+    more, low, high = (found[GROWTH, way, name, bound] for bound in BOUNDS)
+    between = f" ({number(low.median, more)} to {number(high.median, more)})" if low.median < high.median else ""
+    return quantity(level.median, level.unit), f"{quantity(more.median, more.unit)}{between}"
+
+
 SECTION = Section(
     group="soak",
     title="Soak",
@@ -226,18 +247,17 @@ SECTION = Section(
         "A server and its devices, each in a process of its own, under mixed load: answers, questions, cancels, "
         "queries that are none, connections that break, stall, say nothing or read nothing. Answers are compared, "
         "token by token, with those that the same server gave before it had anything else to do. `astray` is a visit "
-        "that ended otherwise than its kind may, or not at all. Growth is the line of least squares through what was "
-        "held in the pauses of the second half, with a 95 % interval."
+        "that ended otherwise than its kind may, or not at all. `an hour more` is the line of least squares through "
+        "what was held in the pauses of the second half, with a 95 % interval."
     ),
     steps=steps,
+    sheets=sheets,
     tables=(
         Table("How visits ended", ("ended",), ("visits",)),
         Table("How the server's queries ended", ("ended",), ("server's queries",)),
         Table(
             "All together", (), ("visits astray", "tokens checked", "private tokens sent and not charged", "cores busy")
         ),
-        Table("Level in the second half", ("of",), ("level",)),
-        Table("Growth in an hour", ("of", "bound"), ("growth in an hour",)),
     ),
     plots=(Plot("Memory held at rest", "resident memory", "minute"),),
 )
