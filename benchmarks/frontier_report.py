@@ -17,6 +17,7 @@ from typing import Any
 
 from matplotlib import pyplot as plt
 
+from benchmarks import frontier_beside, gpu_report
 from benchmarks.report.plots import drawn
 from del_server.evaluation.markdown import markdown_table
 
@@ -28,9 +29,10 @@ KEYS = ("accuracy", "auc", "kept")
 INTRODUCTION = """# Results: what a codec keeps and what attacks read
 
 Made by `python -m benchmarks.frontier_report` from `benchmarks/results/frontier`, what
-`python -m benchmarks.frontier benchmarks/plans/smollm2.json` leaves behind on one H100 ([evaluation.md](evaluation.md)
-says what each figure means, [log.md](log.md) what was tried). SmolLM2-135M-Instruct, {prompt} private tokens and the
-{continuation} that follow, {count} windows a text, one bit a coordinate (8 bytes a token).
+`python -m benchmarks.frontier benchmarks/plans/smollm2.json` leaves behind on one H100 or H200
+([evaluation.md](evaluation.md) says what each figure means, [log.md](log.md) what was tried). SmolLM2-135M-Instruct,
+{prompt} private tokens and the {continuation} that follow, {count} windows a text, one bit a coordinate (8 bytes a
+token).
 
 - *retained*: share of the clean prompt's use for predicting what follows, with its 95 % interval over windows and,
   where there are several, seeds.
@@ -111,7 +113,9 @@ def page(curves: Sequence[Curve], tasks: Sequence[dict[str, Any]]) -> str:
     ]
     for text in curves[0].texts:
         parts += [f"## {text}", "", _table(curves, text), ""]
-    return "\n".join([*parts, *_goals(curves), *_understanding(tasks)])
+    return "\n".join(
+        [*parts, *_goals(curves), *_understanding(tasks), *frontier_beside.sections(), *gpu_report.sections()]
+    )
 
 
 def _table(curves: Sequence[Curve], text: str) -> str:
@@ -162,6 +166,7 @@ def _above(curve: Curve, paper: Curve) -> str:
         (point.retained["mean"] - _at(paper.texts[text], point.mu).retained["mean"], point.mu)
         for text, points in curve.texts.items()
         for point in points
+        if any(point.mu == other.mu for other in paper.texts[text])
     ]
     gap, mu = min(gaps)
     return f"{gap:.2f} at mu {mu:g}"
