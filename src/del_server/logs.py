@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
+import select
 import sys
 import traceback
 from typing import Any
@@ -20,6 +21,8 @@ LEVELS = ("debug", "info", "warning", "error")
 _FIELDS = "del_fields"
 _QUOTABLE = (OSError, MemoryError, RuntimeError, ArtifactError, EngineError)
 _MOST_CAUSES, _MOST_CHARS = 4, 500
+# Characters; in UTF-8 no more than the 4096 bytes that a pipe takes at once when it takes any.
+_PIECE = 1024
 
 
 def set_up(form: str, level: str) -> None:
@@ -53,14 +56,42 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class _StandardError(logging.Handler):
-    """Writes to what standard error is at the time."""
+    """Writes to what standard error is at the time, and never waits for who reads it.
+
+    What there is no room for is lost, and how much that was is told once there is room again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lost = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            sys.stderr.write(self.format(record) + "\n")
-            sys.stderr.flush()
+            if self._lost and _has_room():
+                lost, self._lost = self._lost, 0
+                told = logging.LogRecord(__name__, logging.WARNING, __file__, 0, f"{lost} lines were lost", None, None)
+                self._write(self.format(told) + "\n")
+            self._write(self.format(record) + "\n")
         except OSError:
             self.handleError(record)
+
+    def _write(self, text: str) -> None:
+        for start in range(0, len(text), _PIECE):
+            if not _has_room():
+                self._lost += 1
+                break
+            sys.stderr.write(text[start : start + _PIECE])
+            sys.stderr.flush()
+
+
+def _has_room() -> bool:
+    """Whether a piece can be written to standard error without waiting."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stderr.fileno(), select.POLLOUT)
+    except (OSError, ValueError):  # no file of the system's
+        return True
+    return bool(poll.poll(0))
 
 
 class JsonLines(logging.Formatter):

@@ -1,7 +1,12 @@
-"""A file system that is really full, under what a server writes: its log, its ready line, tokens, what it trains."""
+"""A file system that is really full, under what a server writes: its log, its ready line, tokens, what it trains.
+
+And a log that nobody reads, which fills up, too.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import signal
 import socket
@@ -53,6 +58,26 @@ def test_a_server_whose_log_can_not_be_written_serves_on(tiny_model: Path, tiny_
         assert [ask(ready[1]) for _ in range(20)] == [8] * 20
         process.send_signal(signal.SIGTERM)
     assert process.returncode == 0
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up(tiny_model: Path, tiny_codec: Path) -> None:
+    command = serve(tiny_model, tiny_codec)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        size = fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+        ready = PORT.search(process.stdout.readline().decode())
+        assert ready
+        for _ in range(size // 100):
+            assert ask(ready[1]) == 8
+        os.set_blocking(process.stderr.fileno(), False)
+        assert process.stderr.read(2 * size)
+        os.set_blocking(process.stderr.fileno(), True)
+        assert ask(ready[1]) == 8
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate()
+    assert process.returncode == 0
+    assert re.search(rb"WARNING del_server.logs: \d+ lines were lost", errors)
 
 
 def test_a_server_that_can_not_say_that_it_is_ready_serves(tiny_model: Path, tiny_codec: Path) -> None:
