@@ -28,6 +28,7 @@ HEADERS: Mapping[str, str] = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+_ELSEWHERE = "requests from other sites are refused; if you followed a link, type the address instead"
 # An IPv6 address in brackets, or a name or another address; and a port. Nothing else that a URL may have.
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 
@@ -56,9 +57,9 @@ class Guard:
             return ApiError(403, f"no such host here: {host!r}; allow its name if it is yours", code="host_not_allowed")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-            return ApiError(403, "requests from other sites are refused", code="origin_not_allowed")
+            return ApiError(403, _ELSEWHERE, code="origin_not_allowed")
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            return ApiError(403, "requests from other sites are refused", code="origin_not_allowed")
+            return ApiError(403, _ELSEWHERE, code="origin_not_allowed")
         if self._token is not None and path not in self._open_paths and not self._shown(headers):
             return ApiError(
                 401,
