@@ -101,6 +101,13 @@ class TestRefusals:
             refused = app.http.post("/v1/chat/completions", content=content, headers=headers)
             assert self.error(refused)[::2] == (413, "request_too_large")
 
+    @pytest.mark.parametrize("body", [{"model": "x" * 100_000}, {"x" * 100_000: 1}, {"del": {"mu": 10**4000}}])
+    def test_what_was_sent_is_not_sent_back_whole(self, start: Start, body: dict[str, Any]) -> None:
+        with start() as app:
+            refused = app.post("/v1/chat/completions", messages=[said("hi")], **body)
+            assert refused.status_code in (400, 404)
+            assert len(refused.text) < 4000
+
     def test_a_body_of_another_kind_is_not_read(self, start: Start) -> None:
         with start() as app:
             refused = app.http.post("/v1/chat/completions", content="{}", headers={"content-type": "text/plain"})

@@ -49,6 +49,7 @@ TOO_LONG = "prompt tokens"
 _TOO_LONG = (TOO_LONG, "tokens of prompt and answer", "segments")
 _OF_PROMPT = (*_TOO_LONG, "prompt", "messages", "message")
 _SERVED = "use POST /v1/chat/completions, POST /v1/completions or GET /v1/models"
+_MOST_CHARS = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +71,8 @@ class ApiError(Exception):
         self.status = status
         self.code = code
         self.headers = dict(headers or {})
-        error: dict[str, Any] = {"message": safe(message), "type": kind, "param": param, "code": code}
+        named = None if param is None else _short(param)
+        error: dict[str, Any] = {"message": _short(safe(message)), "type": kind, "param": named, "code": code}
         if details is not None:
             error["del"] = dict(details)
         self.body = {"error": error}
@@ -78,6 +80,11 @@ class ApiError(Exception):
     def response(self) -> JSONResponse:
         """The same as a response."""
         return JSONResponse(self.body, self.status, self.headers)
+
+
+def _short(text: str) -> str:
+    """What a caller sent may be named in an error, but not sent back whole."""
+    return text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}…"
 
 
 def api_error(error: Exception, prompt: str = "messages") -> ApiError:
