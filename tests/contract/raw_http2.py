@@ -29,6 +29,10 @@ class RawConnection:
     async def open(cls, port: int) -> RawConnection:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
+    async def greet(self) -> None:
+        """HTTP/2's preface and nothing more."""
+        await self._flush()
+
     async def begin(self, path: str, token: str = "", more: tuple[tuple[str, str], ...] = ()) -> int:
         """Headers of a call and nothing behind them; the stream's id."""
         stream = self._http.get_next_available_stream_id()

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from del_codec.errors import AccessDenied
-from del_server.access.caller import Caller, Door, Shown
+from del_server.access.caller import Caller, Door, Shown, household
 from del_server.access.metering import Charge, Meter, Meters, Room
 from del_server.access.quotas import Quotas
+from del_server.config import STREAMS
+from del_server.status import QuotaExceeded
+
+# Calls at once that anyone may make, of one host and of all: they must not take the places of those who show a token.
+PASSING_OF_ONE, PASSING_OF_ALL = 32, STREAMS // 4
+_SOON = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,7 @@ class Gatehouse:
     def __init__(self, door: Door, quotas: Quotas, room: Room) -> None:
         self._door, self._quotas = door, quotas
         self._meters = Meters(room)
+        self._passing = Counter[str]()
 
     @contextmanager
     def visit(self, shown: Shown) -> Iterator[Visit]:
@@ -49,3 +57,16 @@ class Gatehouse:
         meter = self._meters.of(caller.name, quota)
         with meter.call():
             yield Visit(caller, meter, self._door)
+
+    @contextmanager
+    def passing(self, shown: Shown) -> Iterator[None]:
+        """A call that anyone may make, from its begin to its end. Raises QuotaExceeded where there are too many."""
+        host = household(shown.host)
+        if self._passing[host] >= PASSING_OF_ONE or self._passing.total() >= PASSING_OF_ALL:
+            raise QuotaExceeded("too many calls that need no token are open: end one first", _SOON)
+        self._passing[host] += 1
+        try:
+            yield
+        finally:
+            self._passing[host] -= 1
+            self._passing += Counter()  # forgets those who have none

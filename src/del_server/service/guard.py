@@ -28,6 +28,7 @@ from del_server.status import problem_of
 logger = logging.getLogger(__name__)
 VISIT: ContextVar[Visit] = ContextVar("VISIT")
 _SCHEME = "Bearer "
+Gate = Callable[[Shown], contextlib.AbstractContextManager[Visit | None]]
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs alone
@@ -43,37 +44,38 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in
     ) -> Handler:
         """The handler of the method, guarded."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(self._open):
-            return handler
-        return self._guarded(handler)
+        passing = handler_call_details.method.startswith(self._open)
+        gate: Gate = self._gatehouse.passing if passing else self._gatehouse.visit
+        return handler if handler is None else self._guarded(handler, gate)
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _guarded(self, handler: Handler, gate: Gate) -> Handler:
         behaviour = behaviour_of(handler)
 
         async def answer(request: Any, context: Any) -> Any:
-            async with self._visit(context):
+            async with self._through(gate, context):
                 return await behaviour(request, context)
 
         async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
-            async with self._visit(context):
+            async with self._through(gate, context):
                 async for response in behaviour(request, context):
                     yield response
 
         return remade(handler, answer, answers)
 
     @contextlib.asynccontextmanager
-    async def _visit(self, context: Any) -> AsyncIterator[None]:
+    async def _through(self, gate: Gate, context: Any) -> AsyncIterator[None]:
         with contextlib.ExitStack() as stack:
             shown = shown_by(context)
             try:
                 check_client(_metadata(context, METADATA_KEY))
-                visit = stack.enter_context(self._gatehouse.visit(shown))
+                visit = stack.enter_context(gate(shown))
             except DelError as error:
                 problem = problem_of(error)
                 self._metrics.refuse(problem)
                 logger.info("call refused", extra=fields(host=shown.host or HERE, reason=problem.reason))
                 await abort(context, problem)
-            VISIT.set(visit)
+            if visit is not None:
+                VISIT.set(visit)
             yield
 
 
