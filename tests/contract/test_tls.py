@@ -19,8 +19,10 @@ from benchmarks.certificates import DAY, Authority
 from del_client.access import Access
 from del_client.query import GenerationOptions, Query
 from del_client.transport import Transport
-from del_codec.errors import ArtifactError, InvalidValue, UnavailableError
+from del_codec.errors import AccessDenied, ArtifactError, InvalidValue, UnavailableError
 from del_codec.frame import PublicSegment
+from del_server.access.token_file import change_tokens
+from del_server.access.tokens import new_token
 from del_server.config import ServeConfig
 from del_server.engine.transformers import TransformersEngine
 from del_server.service.tls import TlsFiles
@@ -215,6 +217,21 @@ class TestClientsCertificate:
                 assert [event async for event in transport.generate(query, limits)]
                 await transport.close()
         assert callers == ["CN=device-7", "CN=device-8"]
+
+    async def test_with_tokens_both_are_required(
+        self, start_server: StartServer, authority: Authority, refused: Refused, tmp_path: Path
+    ) -> None:
+        certificate, key = authority.issue("server")
+        own, file = authority.issue("device"), tmp_path / "tokens.json"
+        token, entry = new_token("ada", "default", 1)
+        change_tokens(file, lambda before: (entry,))
+        both = {"tls_cert": certificate, "tls_key": key, "tls_client_ca": authority.path, "tokens": file}
+        async with start_server(**both) as serving:
+            assert await model_served(serving, Access(authority.path, *own, token=token))
+            assert "--tls-cert" in await refused(serving, Access(authority.path, token=token))
+            for wrong in (None, token[:-1]):
+                with pytest.raises(AccessDenied, match="show a token"):
+                    await model_served(serving, Access(authority.path, *own, token=wrong))
 
     async def test_an_authority_that_is_replaced_is_trusted_no_longer(
         self, start_server: StartServer, authority: Authority, refused: Refused, tmp_path: Path

@@ -114,7 +114,7 @@ class TestFile:
     def test_it_holds_no_secret_and_is_its_owners_alone(self, path: Path) -> None:
         token = add(path, "ada")
         assert token[22:] not in path.read_text()
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert [stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()] == [0o600, 0o600]
         assert token not in repr(Shown("", encrypted=False, token=token))
 
     def test_a_running_server_follows_it(self, path: Path) -> None:
@@ -156,6 +156,14 @@ class TestFile:
         add(path, "bob")
         status = path.stat()
         assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (10001, 10002, 0o640)
+
+    def test_a_link_to_it_stays_one(self, path: Path, tmp_path: Path) -> None:
+        link = tmp_path / "link"
+        link.symlink_to(path)
+        add(link, "ada")
+        add(link, "bob")
+        assert link.is_symlink()
+        assert [token.name for token in read_tokens(path).all] == ["ada", "bob"]
 
     def test_what_is_no_such_file_leaves_the_former_tokens_in_place(self, path: Path) -> None:
         ada = add(path, "ada")

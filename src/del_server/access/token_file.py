@@ -30,6 +30,7 @@ def change_tokens(path: Path, change: Callable[[tuple[Token, ...]], tuple[Token,
     Raises ArtifactError if it can't be written or is another kind of file, and then leaves it as it is.
     """
     try:
+        path = path.resolve()  # a link stays one
         with _alone(path):
             before = read_tokens(path).all if path.exists() else ()
             _replace(path, Tokens(change(before)).written())
@@ -39,9 +40,13 @@ def change_tokens(path: Path, change: Callable[[tuple[Token, ...]], tuple[Token,
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    with Path(f"{path}.lock").open("w") as lock:
+    # Its owner's alone, too: whoever may open it may hold it.
+    lock = os.open(f"{path}.lock", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def _replace(path: Path, data: bytes) -> None:
