@@ -74,3 +74,22 @@ async def test_what_costs_nothing_to_ask_twice_is_asked_again_where_a_server_goe
         await transport.close()
     assert len(asked) == 3
     assert asked[-1]["grpc-previous-rpc-attempts"] == "2"
+
+
+async def test_a_call_that_the_servers_grpc_dropped_may_be_sent_again(codec: TinyCodec) -> None:
+    """Its status is CANCELLED, though nobody here cancelled it."""
+
+    class Dropping(FakeServer):
+        async def Generate(self, request_iterator, context):
+            await context.abort(grpc.StatusCode.CANCELLED, "")
+
+    async def drop(context: grpc.aio.ServicerContext) -> None:
+        await context.abort(grpc.StatusCode.CANCELLED, "")
+
+    async with Serving(Dropping(codec, before_info=drop)) as address:
+        transport = Transport(address, 5)
+        for call in (tokens(transport), transport.server_info()):
+            with pytest.raises(UnavailableError) as caught:
+                await call
+            assert caught.value.retry_after == 0
+        await transport.close()

@@ -51,8 +51,10 @@ def rpc_error(error: grpc.aio.AioRpcError, server: str) -> DelError:
         text = _unreached(text, server)
     elif error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         text = f"no server answers at {server} in time: start one with `del-server serve` or name another"
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        retry_after = retry_after or 0.0  # a lost connection says nothing of when, and may be made again at once
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        # A lost connection says nothing of when, and may be made again at once; nor does a server's gRPC, which drops
+        # some of a thousand calls that come together.
+        retry_after = retry_after or 0.0
     return _error(error.code().value[0], text, field, retry_after)
 
 
@@ -100,9 +102,9 @@ def _error(code: int, text: str, field: str, retry_after: float | None) -> DelEr
         return ExhaustedError(text, retry_after or 1.0)
     if code in _values(grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return AccessDenied(text)
-    if code in _values(grpc.StatusCode.UNAVAILABLE):
+    if code in _values(grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
         return UnavailableError(text, retry_after)
-    if code in _values(grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+    if code in _values(grpc.StatusCode.DEADLINE_EXCEEDED):
         return UnavailableError(text)
     if code in _values(grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN):
         return EngineError(text)
