@@ -108,7 +108,7 @@ def one_prompt(run: Run, assumed: Assumed) -> OnePrompt | None:
     year = _capped(ledger.at(assumed.prompts_a_day * DAYS), MAX_LEDGER_BYTES)
     sources = (
         (
-            f"tokens a second at {FULL_STREAMS} streams, {served.PROMPT} tokens in and {served.NEW_TOKENS} out",
+            f"tokens a second at {FULL_STREAMS} streams, {served.PROMPT} tokens in",
             _plain(_of(throughput)),
         ),
         ("reading the prompt: exponent of the model's time by tokens", _exponent(model)),

@@ -14,7 +14,6 @@ from benchmarks import growth_served as served
 from benchmarks import smollm2
 from benchmarks.batching import Bench
 from benchmarks.fleet import predictions
-from benchmarks.growth_served import NEW_TOKENS
 from benchmarks.section import Fact, Plot, Section, Settings, Step, Table
 from benchmarks.server_process import started
 
@@ -23,7 +22,7 @@ SLOTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Where each cause is looked at, and how often it all is measured."""
+    """Where each cause is looked at, how long answers are, and how often it all is measured."""
 
     tokens: tuple[int, ...]
     dims: tuple[int, ...]
@@ -33,6 +32,7 @@ class Scale:
     stub_streams: tuple[int, ...]
     connected: tuple[int, ...]
     turns: tuple[int, ...]
+    answer: int
     repeats: int
     loads: int
 
@@ -46,6 +46,7 @@ FULL = Scale(
     stub_streams=(1, 4, 16, 64, 256),
     connected=(1, 16, 64, 256, 1024),
     turns=(1, 2, 4, 8, 16, 32),
+    answer=64,
     repeats=7,
     loads=5,
 )
@@ -54,10 +55,11 @@ QUICK = Scale(
     dims=(16, 64, 256),
     vocabularies=(4096, 16_384, 49_152),
     prompts=(64, 128, 256),
-    streams=(1, 4, 16),
+    streams=(1, 16),
     stub_streams=(1, 16, 64),
     connected=(1, 16, 256),
     turns=(1, 2, 4, 8),
+    answer=32,
     repeats=2,
     loads=1,
 )
@@ -80,12 +82,12 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
             *(Step(f"{n} devices connected", partial(served.by_connected, stub, n)) for n in scale.connected),
         ]
         loads = [
-            *(Step(f"{n} streams", partial(served.by_streams, server, bench, n, NEW_TOKENS)) for n in scale.streams),
+            *(Step(f"{n} streams", partial(served.by_streams, server, bench, n, scale.answer)) for n in scale.streams),
             *(
-                Step(f"{n} streams, no model", partial(served.by_streams_without_model, stub, n, NEW_TOKENS))
+                Step(f"{n} streams, no model", partial(served.by_streams_without_model, stub, n, scale.answer))
                 for n in scale.stub_streams
             ),
-            Step("a conversation", partial(served.conversation, stub, scale.turns, NEW_TOKENS)),
+            Step("a conversation", partial(served.conversation, stub, scale.turns, scale.answer)),
         ]
         yield [*alone, *loads * scale.loads]
 
@@ -116,7 +118,7 @@ SECTION = Section(
             "By streams at once",
             (served.STREAMS,),
             (served.THROUGHPUT, served.ANSWER, served.SHARED),
-            f"{served.PROMPT} tokens in, {NEW_TOKENS} out.",
+            f"{served.PROMPT} tokens in, {FULL.answer} out ({QUICK.answer} with `--quick`).",
         ),
         Table("By devices that stay connected", (served.CONNECTED,), (served.MEMORY,)),
         Table("By turns of a conversation", (served.TURN,), (local.TIME, local.BYTES)),

@@ -20,7 +20,7 @@ STREAMS, CONNECTED, TURN = "streams", "connected devices", "turn"
 THROUGHPUT, ANSWER, MEMORY, SHARED = "throughput", "time of an answer", "memory", "CPU time a token"
 SERVER, STUB = "server: SmolLM2-135M", "server without a model"
 DEVICE, DOWN, SO_FAR = "device: a turn", "bytes down a token", "messages up, all turns so far"
-PROMPT = NEW_TOKENS = 64
+PROMPT = 64
 WORDS = "and what about the one that we were told of last week by the people next door, the day before it rained? "
 
 
