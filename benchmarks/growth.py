@@ -48,7 +48,7 @@ FULL = Scale(
     turns=(1, 2, 4, 8, 16, 32),
     answer=64,
     repeats=7,
-    loads=5,
+    loads=3,
 )
 QUICK = Scale(
     tokens=(16, 64, 256),

@@ -65,7 +65,7 @@ class Scale:
     width: int
 
 
-FULL = Scale(BITS, (5.0, 8.0, 12.0, 20.0, 40.0), ATTACKS, 5, 4, 4)
+FULL = Scale(BITS, (5.0, 8.0, 12.0, 20.0), ATTACKS, 5, 2, 2)
 QUICK = Scale((1, 4), (8.0,), ("prior", "map"), 2, 2, 1)
 
 
