@@ -13,6 +13,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from del_codec.errors import DelError, EngineError
 from del_server import logs
@@ -54,12 +55,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is not None:
             print(f"del-server: {error.filename}: {error.strerror}; name another file", file=sys.stderr)
             return BAD_INPUT
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered must not fail again at exit
+        _let_go(sys.stdout)
         print(f"del-server: not all of the output was written: {error.strerror}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _let_go(sys.stderr)
     return 0
+
+
+def _let_go(stream: TextIO) -> None:
+    """What can't be written must not fail again at exit, where Python makes an exit code of its own of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -73,7 +73,7 @@ class _StandardError(logging.Handler):
                 self._write(self.format(told) + "\n")
             self._write(self.format(record) + "\n")
         except OSError:
-            self.handleError(record)
+            self._lost += 1
 
     def _write(self, text: str) -> None:
         for start in range(0, len(text), _PIECE):

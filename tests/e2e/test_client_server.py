@@ -15,6 +15,7 @@ import pytest
 
 from del_client import AsyncClient
 from del_client.codec_cache import CodecCache
+from del_client.terminal import safe
 from del_codec import accounting
 from del_codec.noise import NoiseSetting
 from del_codec.table import LatentTable
@@ -89,7 +90,7 @@ def test_a_public_prompt_is_answered_as_the_model_answers_it(ask: Ask, tiny_mode
         out = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     figures = ask("hello\n", "--system", "be kind", "--public", "--max-tokens", "12")
     assert figures["prompt_tokens"] == inputs["input_ids"].shape[1]
-    assert figures["text"] == tokenizer.decode(out, skip_special_tokens=True)
+    assert figures["text"] == safe(tokenizer.decode(out, skip_special_tokens=True))
 
 
 def test_client_and_server_count_the_same_bytes(server: str, tiny_codec: Path, tmp_path: Path) -> None:
