@@ -9,16 +9,18 @@ text that is written on.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from del_server.evaluation.estimate import Estimate
+from del_server.evaluation.generation import GenerationRow, generation_table
 from del_server.evaluation.markdown import markdown_table
 
 HERE = Path(__file__).parent / "results"
 ABLATIONS, BESIDE = HERE / "ablations", HERE / "beside"
-WAYS = {"short-both": "cross-entropy and distillation (what is shipped)"}
+# Both objectives, as shipped: what the others are compared with.
+BOTH = "short-both"
 
 
 def sections(ablations: Path = ABLATIONS, beside: Path = BESIDE) -> list[str]:
@@ -35,7 +37,7 @@ def _ablations(folder: Path) -> list[str]:
         "",
     ]
     found = {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
-    names = sorted(found, key=lambda name: (name not in WAYS, name))
+    names = sorted(found, key=lambda name: (name != BOTH, name))
     rows = [
         [
             name.removeprefix("short-"),
@@ -135,20 +137,14 @@ def _written(folder: Path) -> list[str]:
         "that of the written text under the plain model: fluency, not fit.",
         "",
     ]
-    rows = [
-        [
-            path.stem.removeprefix("coh-"),
-            row["text"],
-            row["way"],
-            _estimate(row["coherence"]),
-            f"{row['coherence']['low']:.3f} to {row['coherence']['high']:.3f}",
-            f"{_ppl(row):.1f}",
-        ]
-        for path in sorted(folder.glob("coh-*.json"))
-        for row in _read(path)["generated"]
-    ]
-    encoder = _read(folder / "coh-paper.json")["generated"][0]["encoder"]
-    return [*lines, markdown_table(["codec", "text", "way", f"COH ({encoder})", "95 %", "PPL"], rows), ""]
+    for path in sorted(folder.glob("coh-*.json")):
+        rows = [_generation(row) for row in _read(path)["generated"]]
+        lines += [f"### {path.stem.removeprefix('coh-')}", "", generation_table(rows), ""]
+    return lines
+
+
+def _generation(row: dict[str, Any]) -> GenerationRow:
+    return GenerationRow(**{**row, "coherence": Estimate(**row["coherence"]), "nll": Estimate(**row["nll"])})
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -163,11 +159,3 @@ def _kept(row: dict[str, Any]) -> Iterable[str]:
 
 def _read_by(row: dict[str, Any]) -> Iterable[str]:
     return [f"{row['attacks'][row['strongest']]['mean']:.3f}", row["strongest"]]
-
-
-def _estimate(value: dict[str, float]) -> str:
-    return f"{value['mean']:.3f} ± {value['error']:.3f}"
-
-
-def _ppl(row: dict[str, Any]) -> float:
-    return math.exp(row["nll"]["mean"])

@@ -19,6 +19,7 @@ from matplotlib import pyplot as plt
 
 from benchmarks import frontier_beside, gpu_report
 from benchmarks.report.plots import drawn
+from del_server.evaluation.estimate import Estimate
 from del_server.evaluation.markdown import markdown_table
 
 HERE = Path(__file__).parent
@@ -203,7 +204,7 @@ def _understanding(tasks: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _estimate(value: dict[str, float] | None) -> str:
-    return "-" if value is None else f"{value['mean']:.3f} ± {value['error']:.3f}"
+    return "-" if value is None else str(Estimate(**value))
 
 
 def plots(curves: Sequence[Curve]) -> dict[str, str]:

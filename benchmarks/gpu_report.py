@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def _replicas(gpus: dict[str, Any]) -> list[str]:
     rows = [
         [
             str(row["streams"]),
-            *(f"{_median(row['tokens_s'][way]):.0f}" for way in row["tokens_s"]),
+            *(f"{statistics.median(row['tokens_s'][way]):.0f}" for way in row["tokens_s"]),
             f"{row['ratio']:.2f}",
             f"{row['ratio_twice_the_streams']:.2f}",
         ]
@@ -143,10 +144,6 @@ def _spread(gpus: dict[str, Any]) -> list[str]:
         f"Tensor parallel against one card: {alike}.",
         "",
     ]
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _ms(seconds: float, digits: int = 2) -> str:
