@@ -16,6 +16,7 @@ from del_client.config import Config
 from del_client.parser import BAD_INPUT, build_parser
 from del_client.terminal import one_line
 from del_codec.errors import DelError, InvalidValue, UnavailableError
+from del_codec.output import let_go
 
 FAILED, NO_SERVER, INTERRUPTED, READER_GONE = 1, 3, 130, 141
 
@@ -37,14 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _drop_output()
+        let_go(sys.stdout)
         return READER_GONE
     except OSError as error:
         why = one_line(error.strerror or str(error))
         if error.filename is not None:  # of a name too long, say
             sys.stderr.write(f"del-client: {one_line(str(error.filename))}: {why}; name another file\n")
             return BAD_INPUT
-        _drop_output()
+        let_go(sys.stdout)
         sys.stderr.write(f"del-client: not all of the output was written: {why}\n")
         return FAILED
     except DelError as error:
@@ -52,11 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, InvalidValue):
             return BAD_INPUT
         return NO_SERVER if isinstance(error, UnavailableError) else FAILED
-
-
-def _drop_output() -> None:
-    """What is still buffered must not be written at exit, to where nothing can be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _configure(arguments: argparse.Namespace) -> None:

@@ -203,9 +203,13 @@ class Policy:
                 f"server {server} is not among the policy's servers ({', '.join(self.servers)}): nothing was sent"
             )
 
+    def allows_codec(self, fingerprint: str) -> bool:
+        """Whether prompts may be sent with it."""
+        return self.codecs is None or fingerprint in self.codecs
+
     def check_codec(self, fingerprint: str, server: str) -> None:
         """Raise PrivacyRefusal unless it is allowed."""
-        if self.codecs is not None and fingerprint not in self.codecs:
+        if not self.allows_codec(fingerprint):
             raise PrivacyRefusal(
                 f"codec {fingerprint} of {server} is not among the policy's codecs: nothing was sent; "
                 "add it to `codecs` if you trust it, or use another server"

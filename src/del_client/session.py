@@ -127,8 +127,7 @@ class Session:
         self.info = await self._transport.server_info()
         if not self.info.codecs:
             raise MismatchError(f"{self.server} serves {self.info.model} without a codec: nothing can be private there")
-        allowed = self.policy.codecs
-        known = [offer for offer in self.info.codecs if allowed is None or offer.fingerprint in allowed]
+        known = [offer for offer in self.info.codecs if self.policy.allows_codec(offer.fingerprint)]
         self.offer = (known or self.info.codecs)[0]
         self.policy.check_codec(self.offer.fingerprint, self.server)
         self.table = await self._cache.load(self.offer, self._transport.download(self.offer.fingerprint))

@@ -13,9 +13,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import TextIO
 
 from del_codec.errors import DelError, EngineError
+from del_codec.output import let_go
 from del_server import logs
 
 COMMANDS = {
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.filename is not None:
             print(f"del-server: {error.filename}: {error.strerror}; name another file", file=sys.stderr)
             return BAD_INPUT
-        _let_go(sys.stdout)
+        let_go(sys.stdout)
         print(f"del-server: not all of the output was written: {error.strerror}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -64,13 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             sys.stderr.flush()
         except OSError:
-            _let_go(sys.stderr)
+            let_go(sys.stderr)
     return 0
-
-
-def _let_go(stream: TextIO) -> None:
-    """What can't be written must not fail again at exit, where Python makes an exit code of its own of it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

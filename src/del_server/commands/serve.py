@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from del_codec.output import let_go
 from del_server.config import DTYPES, ENGINES, ServeConfig, parse_engine_args
 from del_server.logs import FORMATS, LEVELS, set_up
 from del_server.openmp import stay_awake
@@ -122,7 +123,7 @@ def announce(line: str) -> None:
     try:
         print(line, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered must not fail again at exit
+        let_go(sys.stdout)
         logger.warning("standard output can't be written (%s)", error.strerror)
 
 

@@ -20,7 +20,6 @@ from del_server.access.watched import Watched
 
 # What comes of bytes that are not what they should be.
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
-_OWN = "the server's certificate"
 _FORM = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -57,20 +56,19 @@ class _Content:
 
 def _read(files: Sequence[bytes]) -> _Content:
     certificate, key, *authorities = files
-    _check_pair(certificate, key)
+    own = _certificates(certificate, "the server's certificate")[0]
+    _check_pair(own, key)
     for authority in authorities:
         _certificates(authority, "the clients' authority")
     client_ca = authorities[0] if authorities else None
-    own = _certificates(certificate, _OWN)[0]
     return _Content(
         grpc.ssl_server_certificate_configuration([(key, certificate)], client_ca),
         own.not_valid_after_utc.timestamp(),
     )
 
 
-def _check_pair(certificate: bytes, key: bytes) -> None:
+def _check_pair(own: x509.Certificate, key: bytes) -> None:
     """Raise ArtifactError unless the key is the certificate's, and the certificate holds now."""
-    own = _certificates(certificate, _OWN)[0]
     try:
         private = load_pem_private_key(key, None).public_key().public_bytes(*_FORM)
     except _UNREADABLE:
