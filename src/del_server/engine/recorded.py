@@ -56,9 +56,9 @@ class RecordedSteps:
             return None
         rows, seen = bucket_of_rows(len(ids), size[0]), bucket_of_positions(longest, size[1])
         places = [*lengths, *[0] * rows][:rows]
-        given = torch.tensor([[*ids, *[0] * (rows - len(ids))], places], device=device).unsqueeze(2)
+        given = torch.tensor([[*ids, *[0] * (rows - len(ids))], places]).unsqueeze(2)
         if (rows, seen) not in self._steps:
-            inputs = given.clone()
+            inputs = given.to(device, copy=True)
             try:
                 replay, logits = self._record(lambda: forward(inputs[0], inputs[1], seen))
             except Exception:

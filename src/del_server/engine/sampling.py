@@ -6,6 +6,7 @@ it, and a resumed answer is the uninterrupted one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -38,7 +39,8 @@ def take(logits: Tensor, draws: Sequence[Draw]) -> list[Taken | EngineError]:
     """
     penalised = _penalised(logits, draws)
     values, best = penalised.max(dim=-1)
-    finite, chosen = values.isfinite().tolist(), best.tolist()
+    # On the host, since each of a GPU's small kernels takes longer to launch than this.
+    finite, chosen = [math.isfinite(value) for value in values.tolist()], best.tolist()
     drawn = [row for row, draw in enumerate(draws) if finite[row] and draw.sampling.temperature > 0]
     if drawn:
         for row, token in zip(drawn, _sampled(penalised[drawn], [draws[row] for row in drawn]), strict=True):
