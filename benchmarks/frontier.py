@@ -194,8 +194,8 @@ def _evaluation(plan: dict[str, Any], told: argparse.Namespace, name: str) -> Me
 
 def _task_training(plan: dict[str, Any], told: argparse.Namespace, question: dict[str, Any], codec: str) -> Measurement:
     folder = told.out / codec
-    words = ["train-task", "--codec", folder, "--task", question["task"], "--text", told.text / question["train"]]
-    words += ["--resume", *question["arguments"]]
+    words = ["train-task", "--codec", folder, "--task", question["task"], "--resume", *question["arguments"]]
+    words += ["--text", *(told.text / name for name in question["train"])]
     result = folder / "tasks" / question["task"] / RUN_FILE
     return Measurement((folder,), result, _command(plan, told, words, None))
 
@@ -203,7 +203,8 @@ def _task_training(plan: dict[str, Any], told: argparse.Namespace, question: dic
 def _task_evaluation(plan: dict[str, Any], told: argparse.Namespace, question: dict[str, Any]) -> Measurement:
     folders, papers = ([told.out / codec for codec in question[key]] for key in ("codecs", "paper"))
     result = told.out / f"{question['task']}.json"
-    words = ["evaluate-task", "--codec", *folders, "--task", question["task"], "--text", told.text / question["test"]]
+    words = ["evaluate-task", "--codec", *folders, "--task", question["task"]]
+    words += ["--text", *(told.text / name for name in question["test"])]
     words += [*(["--paper", *papers] if papers else []), *question["evaluate"]]
     return Measurement((*folders, *papers), result, _command(plan, told, words, result))
 
