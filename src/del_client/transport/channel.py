@@ -18,12 +18,12 @@ from del_client.access import Access
 from del_client.query import Event, Limits, Metadata, Query, Question, Scores, ServerInfo, Traffic
 from del_client.transport import messages
 from del_client.transport.connection import call_metadata, open_channel
+from del_client.transport.events import Events
 from del_client.transport.status import query_error, rpc_error
 from del_codec.errors import DelError, UnavailableError
 from del_codec.v1 import inference_pb2 as pb
 from del_codec.v1.inference_pb2_grpc import InferenceServiceStub
 
-_UNREAD_EVENTS = 1024
 _GOODBYE_SECONDS = 1.0
 # The reason with which a server refuses a query on a stream that takes no more of them, while others may.
 _LEAVING = "SERVER_DRAINING"
@@ -114,12 +114,12 @@ class Transport:
         ended = False
         try:
             for request in messages.requests(query_id, query, limits.message_bytes):
-                if not events.empty():
+                if events.any:
                     break  # refused already: send no more of it
                 traffic.sent += messages.wire_size(request)
                 await stream.write(request)
             while not ended:
-                response = await stream.next(events)
+                response = await events.next()
                 event = response.WhichOneof("event")
                 if event == "delta":
                     yield messages.token_delta(response.delta)
@@ -166,23 +166,21 @@ class _Stream:
         self._call = call
         self._server = server
         self._ids = itertools.count(1)
-        self._events: dict[int, asyncio.Queue[pb.GenerateResponse | None]] = {}
+        self._events: dict[int, Events] = {}
         self._writing = asyncio.Lock()
         self.failure: DelError | None = None
         self.leaving = False
         self._reader = asyncio.create_task(self._read())
 
-    def register(self) -> tuple[int, asyncio.Queue[pb.GenerateResponse | None]]:
-        """A new query's id and the queue of its responses; a reader that lags by _UNREAD_EVENTS holds the stream up."""
+    def register(self) -> tuple[int, Events]:
+        """A new query's id and its responses; a reader that lags by UNREAD holds the stream up."""
         query_id = next(self._ids)
-        self._events[query_id] = asyncio.Queue(_UNREAD_EVENTS)
+        self._events[query_id] = Events()
         return query_id, self._events[query_id]
 
     def forget(self, query_id: int) -> None:
         """Drop what still comes for a query."""
-        events = self._events.pop(query_id)
-        while not events.empty():
-            events.get_nowait()
+        self._events.pop(query_id).drop()
 
     async def write(self, request: pb.GenerateRequest) -> None:
         """Send one message, after those that wait already."""
@@ -199,15 +197,6 @@ class _Stream:
                 await asyncio.wait([self._reader], timeout=_GOODBYE_SECONDS)
                 return self.failure or self._closed()
         return None
-
-    async def next(self, events: asyncio.Queue[pb.GenerateResponse | None]) -> pb.GenerateResponse:
-        """The next response of one query. Raises the stream's error where it has ended."""
-        if self.failure is not None and events.empty():
-            raise self.failure
-        response = await events.get() if events.empty() else events.get_nowait()
-        if response is None:
-            raise self.failure or self._closed()
-        return response
 
     async def cancel(self, query_id: int) -> None:
         """Tell the server to stop a query, if the stream still stands."""
@@ -234,15 +223,13 @@ class _Stream:
             while isinstance(response := await self._call.read(), pb.GenerateResponse):
                 events = self._events.get(response.query_id)
                 if events is not None and response.WhichOneof("event"):
-                    if events.full():
-                        await events.put(response)
-                    else:
-                        events.put_nowait(response)
+                    if events.full:
+                        await events.room()
+                    events.put(response)
             self.failure = UnavailableError(f"{self._server} closed the stream: send the prompt again", 0.0)
         except grpc.aio.AioRpcError as error:
             self.failure = rpc_error(error, self._server)
         except asyncio.CancelledError:
             self.failure = self._closed()
         for events in self._events.values():
-            if not events.full():
-                events.put_nowait(None)
+            events.fail(self.failure)
