@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -19,8 +20,8 @@ async def messages(shaping: Shaping, more: list[bool]) -> list[list[int]]:
     """The ids of each message of an answer whose tokens are 0, 1, ...; more: whether the next was there already."""
     sent: list[list[int]] = []
 
-    async def send(response: pb.GenerateResponse) -> None:
-        sent.append(list(response.delta.token_ids))
+    async def send(responses: Sequence[pb.GenerateResponse]) -> None:
+        sent.extend(list(response.delta.token_ids) for response in responses)
 
     async with Outlet(1, shaping, send) as outlet:
         for token, ahead in enumerate(more):
@@ -46,6 +47,19 @@ async def test_tokens_that_are_there_share_a_message(
     assert await messages(shaping, more) == expected
 
 
+async def test_messages_of_tokens_that_are_there_leave_in_a_row_and_none_is_kept_for_those_to_come() -> None:
+    rows: list[list[list[int]]] = []
+
+    async def send(responses: Sequence[pb.GenerateResponse]) -> None:
+        rows.append([list(response.delta.token_ids) for response in responses])
+
+    ahead = [True, True, False, False, *[True] * MOST_TOGETHER]
+    async with Outlet(1, Shaping(tokens=1), send) as outlet:
+        for token, more in enumerate(ahead):
+            await outlet.put(Delta((token,), "", more=more))
+    assert rows == [[[0], [1], [2]], [[3]], [[token] for token in range(4, len(ahead))]]
+
+
 async def test_a_message_is_bounded() -> None:
     sent = await messages(Shaping(), [True] * (MOST_TOGETHER + 1))
     assert [len(ids) for ids in sent] == [MOST_TOGETHER, 1]
@@ -64,10 +78,11 @@ async def test_whatever_an_answer_ends_with_what_came_before_it_is_sent(seed: in
                 await asyncio.sleep(0)
         events.put(EngineError("no more") if fails else Finish(Reason.STOP, 0, 0))
 
-    async def send(response: pb.GenerateResponse) -> None:
-        for _ in range(draw.choice([0, 1, 20])):
-            await asyncio.sleep(0)
-        sent.append(list(response.delta.token_ids))
+    async def send(responses: Sequence[pb.GenerateResponse]) -> None:
+        for response in responses:
+            for _ in range(draw.choice([0, 1, 20])):
+                await asyncio.sleep(0)
+            sent.append(list(response.delta.token_ids))
 
     generating = asyncio.create_task(generate())
     try:

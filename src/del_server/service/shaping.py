@@ -7,7 +7,7 @@ Knows nothing of engines or of how an answer comes about.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -19,9 +19,9 @@ from del_server.service.messages import add_delta
 
 MAX_TOKENS = 1024
 MAX_INTERVAL_MS = 10_000
-# Tokens that go in one message because they are there already.
+# Tokens that go together, in one message or in some in a row, because they are there already.
 MOST_TOGETHER = 16
-Send = Callable[[pb.GenerateResponse], Awaitable[None]]
+Send = Callable[[Sequence[pb.GenerateResponse]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,10 @@ class Outlet:
 
     def __init__(self, query_id: int, shaping: Shaping, send: Send) -> None:
         self._query_id, self._shaping, self._send = query_id, shaping, send
+        # The message that is being filled, and those before it that are full; tokens of the one and of all of them.
         self._waiting = pb.GenerateResponse(query_id=query_id)
+        self._full: list[pb.GenerateResponse] = []
+        self._held = self._ready = 0
         # Those who ask for so many tokens a message get just as many.
         self._most = shaping.tokens or MOST_TOGETHER
         self._ended = False
@@ -80,11 +83,16 @@ class Outlet:
     async def put(self, delta: Delta) -> None:
         """Take new tokens; where there is no beat, send them once there are enough, with those that are there already:
         an answer that is ahead of its messages catches up."""
-        waiting = self._waiting.delta
-        add_delta(waiting, delta)
-        held = len(waiting.token_ids)
-        if self._beat is None and held >= self._shaping.tokens and not (delta.more and held < self._most):
-            await self._release()
+        add_delta(self._waiting.delta, delta)
+        self._held += len(delta.token_ids)
+        if self._beat is not None:
+            return
+        if self._held >= self._shaping.tokens and not (delta.more and self._held < self._most):
+            self._ready += self._held
+            self._full.append(self._filled())
+        if self._full and not (delta.more and self._ready < MOST_TOGETHER):
+            full, self._full, self._ready = self._full, [], 0
+            await self._send(full)
 
     async def end(self) -> None:
         """Send what waits, and return when it is time for the answer's last message."""
@@ -92,7 +100,7 @@ class Outlet:
         if self._beat is not None:
             await self._beat
         elif self._any_waiting:
-            await self._release()
+            await self._send([self._filled()])
 
     @property
     def _any_waiting(self) -> bool:
@@ -107,8 +115,9 @@ class Outlet:
             if self._ended and not self._any_waiting:
                 return
             # Cancelled inside of grpc's write, the beat of a query that failed would take the whole call down.
-            await asyncio.shield(self._release())
+            await asyncio.shield(self._send([self._filled()]))
 
-    async def _release(self) -> None:
+    def _filled(self) -> pb.GenerateResponse:
         response, self._waiting = self._waiting, pb.GenerateResponse(query_id=self._query_id)
-        await self._send(self._shaping.pad(response))
+        self._held = 0
+        return self._shaping.pad(response)

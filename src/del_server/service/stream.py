@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Never
 
@@ -63,6 +63,7 @@ class Stream:
         self._backend, self._visit, self._tasks = backend, visit, tasks
         self._journal = Journal(visit.caller.name)
         self._write, self._writing = write, asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
         self._unsent, self._taken = 0, 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._entries: dict[int, _Entry] = {}
@@ -160,9 +161,9 @@ class Stream:
             raise UnknownQuery("query_id", query_id, "open a query before sending its prompt")
 
     async def _answer(self, query_id: int, entry: _Entry) -> None:
-        async def send(response: pb.GenerateResponse) -> None:
+        async def send(responses: Sequence[pb.GenerateResponse]) -> None:
             if self._entries.get(query_id) is entry:
-                await self._send(response, entry.query)
+                await self._send(responses, entry.query)
 
         try:
             with self._backend.tracing.query(entry.query):
@@ -184,7 +185,7 @@ class Stream:
         if self._close(query_id, entry, reason.value):
             response = pb.GenerateResponse(query_id=query_id, finish=finish_to_pb(entry.query, reason))
             count_itself(response, response.finish.usage, entry.query.sent_bytes, entry.shaping.pad)
-            await self._send(response, entry.query)
+            await self._send([response], entry.query)
 
     async def _fail(self, query_id: int, entry: _Entry, error: Exception) -> None:
         """Report an error of a query whose prompt has ended."""
@@ -209,7 +210,7 @@ class Stream:
     async def _tell(self, query_id: int, problem: Problem) -> None:
         self._backend.metrics.refuse(problem)
         self._journal.refused(query_id, problem)
-        await self._send(pb.GenerateResponse(query_id=query_id, error=problem_to_pb(problem)))
+        await self._send([pb.GenerateResponse(query_id=query_id, error=problem_to_pb(problem))])
 
     def _close(self, query_id: int, entry: _Entry, outcome: str) -> bool:
         """Make the id free again; False if that had been done already."""
@@ -223,38 +224,37 @@ class Stream:
             self.idle.set()
         return True
 
-    async def _send(self, response: pb.GenerateResponse, query: Query | None = None) -> None:
-        size = response.ByteSize() + GRPC_PREFIX
+    async def _send(self, responses: Sequence[pb.GenerateResponse], query: Query | None = None) -> None:
+        """Write them in a row, after those that wait already: a query that ends meanwhile has its end come behind."""
+        size = sum(response.ByteSize() + GRPC_PREFIX for response in responses)
         self._visit.meter.count(size)
-        bits = "0" if query is None else query.prompt.bits
-        self._backend.metrics.wire_bytes["sent", bits].inc(size)
+        self._backend.metrics.wire_bytes["sent", query.prompt.bits if query else "0"].inc(size)
         if query is not None:
             query.sent_bytes += size
-        loop = asyncio.get_running_loop()
-        if self._unsent == 0:
-            self._taken = loop.time()
+        if not self._unsent:
+            self._taken = self._loop.time()
         if self._watch is None:  # one for many responses: a timer for each would be a tenth of what an event costs
-            self._watch = loop.call_later(UNREAD_SECONDS, self._look)
+            self._watch = self._loop.call_later(UNREAD_SECONDS, self._look)
         self._unsent += 1
         try:
             async with self._writing:
-                await self._write(response)
+                for response in responses:
+                    await self._write(response)
+                    self._taken = self._loop.time()
         except grpc.aio.BaseError as error:
             # The client is gone; gRPC is about to cancel the call, and this task with it.
             raise asyncio.CancelledError from error
         finally:
             self._unsent -= 1
-            self._taken = loop.time()
 
     def _look(self) -> None:
         """End the call if responses wait and none was taken for UNREAD_SECONDS; look again later if they wait."""
         self._watch = None
         if not self._unsent:
             return
-        loop = asyncio.get_running_loop()
-        left = self._taken + UNREAD_SECONDS - loop.time()
+        left = self._taken + UNREAD_SECONDS - self._loop.time()
         if left > 0:
-            self._watch = loop.call_later(left, self._look)
+            self._watch = self._loop.call_later(left, self._look)
         else:
             self._tasks.create_task(_unread())
 
