@@ -16,7 +16,7 @@ from torch import Tensor
 
 from del_codec.errors import UnavailableError
 from del_server.admission import Admission
-from del_server.app import load, running
+from del_server.app import leave_alone, load, running
 from del_server.backend import Backend
 from del_server.config import ServeConfig
 from del_server.engine.base import (
@@ -147,6 +147,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = ServeConfig(host=arguments.host, port=0, insecure=True)
     backend = stubbed(load(config), arguments.step_ms / 1000)
+    leave_alone()
     with suppress(KeyboardInterrupt):
         asyncio.run(_serve(backend, config))
 

@@ -6,6 +6,7 @@ The one place where the parts meet. Nothing is served before a warm-up step has 
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.metadata
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -52,7 +53,15 @@ def serve(config: ServeConfig, announce: Callable[[str], None]) -> None:
 
     Raises DelError if something that was asked for can't be had, EngineError if the engine can't start or died.
     """
-    asyncio.run(_serve(load(config), config, announce))
+    backend = load(config)
+    leave_alone()
+    asyncio.run(_serve(backend, config, announce))
+
+
+def leave_alone() -> None:
+    """Keep what is in memory now out of garbage collections: a full one stopped every answer to look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def load(config: ServeConfig) -> Backend:
