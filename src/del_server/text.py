@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel
 
 # A character takes at most four bytes, so at most four tokens; what is still broken after these many is not one.
 _MAX_PENDING = 16
@@ -19,6 +20,8 @@ class AnswerText:
 
     def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
+        # Then whole characters read the same whatever stands before them, which spares a decoding of the context.
+        self._joins = isinstance(tokenizer.decoder, ByteLevel)
         self._context: list[int] = []
         self._pending: list[int] = []
         for token in before[-_MAX_PENDING:]:
@@ -28,9 +31,10 @@ class AnswerText:
         """The text that is complete with `token`; empty while a character is."""
         self._pending.append(token)
         fresh = self._fresh()
-        if fresh.endswith("\ufffd") and len(self._pending) < _MAX_PENDING:
+        broken = fresh.endswith("\ufffd")
+        if broken and len(self._pending) < _MAX_PENDING:
             return ""
-        self._context, self._pending = self._pending, []
+        self._context, self._pending = [] if self._joins and not broken else self._pending, []
         return fresh
 
     def flush(self) -> str:
@@ -40,6 +44,8 @@ class AnswerText:
         return fresh
 
     def _fresh(self) -> str:
+        if not self._context:
+            return self._decode(self._pending)
         # Decoding with the tokens before keeps the spaces that some tokenizers strip at the start of a text.
         known = self._decode(self._context)
         return self._decode(self._context + self._pending)[len(known) :]
