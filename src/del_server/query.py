@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from del_codec.errors import EngineError, InvalidValue
 from del_codec.frame import Segment
 from del_server.admission import Place
 from del_server.backend import Backend
 from del_server.engine.base import Finish, Generation, Logprobs, Reason, Sampling
+from del_server.metrics.serving import PHASES
 from del_server.prompt import Prompt, check_ids
 from del_server.stopping import StoppedAnswer
 from del_server.text import AnswerText
@@ -145,7 +146,8 @@ class Query:
                 self._generation.cancel()
         self.timings.queue = waited + finish.queue_seconds
         self.timings.prefill = finish.prefill_seconds
-        self._backend.metrics.answered(asdict(self.timings), time.perf_counter() - self._opened)
+        phases = {phase: getattr(self.timings, phase) for phase in PHASES}
+        self._backend.metrics.answered(phases, time.perf_counter() - self._opened)
         return Reason.STOP if self._stopped is not None and self._stopped.found else finish.reason
 
     async def _answer(self, generation: Generation, ended: float, send: Callable[[Delta], Awaitable[None]]) -> Finish:
