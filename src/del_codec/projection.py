@@ -183,15 +183,16 @@ class ContextLayer(nn.Module):
         """Same shape as x: [B, T, width]; present: [B, T] bool, False positions are attended by nobody."""
         batch, length, width = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        mixed = F.scaled_dot_product_attention(_rotate(q), _rotate(k), v, attn_mask=present[:, None, None, :])
+        qkv = qkv.permute(2, 0, 3, 1, 4)
+        (q, k), v = _rotate(qkv[:2]), qkv[2]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=present[:, None, None, :])
         x = x + self.mix(mixed.transpose(1, 2).reshape(batch, length, width))
         fed: Tensor = x + self.down(F.gelu(self.up(self.norm_feed(x))))
         return fed
 
 
 def _rotate(x: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al., arXiv 2104.09864) of x [B, H, T, C], C even."""
+    """Rotary position embedding (Su et al., arXiv 2104.09864) of x [..., T, C], C even."""
     half = x.shape[-1] // 2
     position = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
     frequency = 1000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)

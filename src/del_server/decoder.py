@@ -48,11 +48,11 @@ class PromptDecoder:
         self._latents = torch.from_numpy(table.latents.astype(np.int32) + LATENT_MAX).to(self._device)
         self._log_prior = torch.from_numpy(np.log(table.prior)).to(self._device, torch.float32)
         quick = embeddings.device.type == "cpu" and embeddings.shape[1] >= LEAST_WIDTH
-        self._mean: Callable[[Tensor, Tensor, Tensor], Tensor] = (
+        self._mean: Callable[[Tensor, Tensor], Tensor] = (
             PosteriorMean(embeddings) if quick else partial(posterior_mean, embeddings=embeddings)
         )
         # A device keeps to a few settings; each costs V * d floats here.
-        self._likelihood = lru_cache(maxsize=8)(self._build_likelihood)
+        self._evidence = lru_cache(maxsize=8)(self._build_evidence)
 
     def __call__(self, segments: Sequence[Segment]) -> Tensor:
         """Embeddings [T, D] of all positions, in order.
@@ -133,11 +133,11 @@ class PromptDecoder:
     def _means(self, counts: Tensor, setting: NoiseSetting) -> Tensor:
         """Posterior means [N, D] of levels [N, d]: the most of what decoding takes, so two threads share it where
         torch itself has but one."""
-        theta, bias = self._likelihood(setting)
+        evidence = self._evidence(setting)
 
         @torch.inference_mode()
         def of(chunks: Sequence[Tensor]) -> list[Tensor]:
-            return [self._mean(chunk, theta, bias) for chunk in chunks]
+            return [self._mean(chunk, evidence) for chunk in chunks]
 
         if self._device.type != "cpu":
             return torch.cat(of(torch.split(counts, _CHUNK)))
@@ -161,11 +161,11 @@ class PromptDecoder:
         noise = noise_features(torch.ones(1), torch.ones(1)).new_zeros(segment.tokens, 3).to(self._device)
         return zeros, mean, noise
 
-    def _build_likelihood(self, setting: NoiseSetting) -> tuple[Tensor, Tensor]:
-        """theta [V, d] and bias [V] of the exact posterior at one setting."""
+    def _build_evidence(self, setting: NoiseSetting) -> Tensor:
+        """`evidence` [d + 1, V] of the exact posterior at one setting."""
         theta, log_complement = (torch.from_numpy(a).to(self._device, torch.float32) for a in log_odds(setting))
         bias = setting.levels * log_complement[self._latents].sum(dim=1) + self._log_prior
-        return theta[self._latents], bias
+        return torch.cat([theta[self._latents].T, bias.unsqueeze(0)])
 
 
 def _right_aligned(rows: Tensor, length: int) -> Tensor:

@@ -12,7 +12,7 @@ from del_codec.attacks import log_odds
 from del_codec.noise import LATENT_MAX, NoiseSetting
 from del_codec.randomize import randomize
 from del_codec.table import LatentTable
-from del_server.posterior import RANK, TOLERANCE, PosteriorMean, posterior, posterior_mean
+from del_server.posterior import RANK, RUN, STRIDE, TOLERANCE, PosteriorMean, posterior, posterior_mean
 
 TABLE = small_table(vocabulary=375 * RANK, dim=8)
 WIDTH = 4 * RANK
@@ -25,19 +25,19 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def likelihood(table: LatentTable, setting: NoiseSetting) -> tuple[Tensor, Tensor]:
-    """theta [V, d] and bias [V] under the unigram prior."""
+def evidence(table: LatentTable, setting: NoiseSetting) -> Tensor:
+    """[d + 1, V] under the unigram prior."""
     theta, log_complement = (torch.from_numpy(a).float() for a in log_odds(setting))
     index = torch.from_numpy(table.latents.astype(np.int64) + LATENT_MAX)
     bias = setting.levels * log_complement[index].sum(dim=1) + torch.from_numpy(np.log(table.prior)).float()
-    return theta[index], bias
+    return torch.cat([theta[index].T, bias[None]])
 
 
-def question(mu: float = 16, bits: int = 4, tokens: int = 40) -> tuple[Tensor, Tensor, Tensor]:
-    """Levels [N, d] of the first tokens, theta [V, d] and bias [V]."""
+def question(mu: float = 16, bits: int = 4, tokens: int = 40) -> tuple[Tensor, Tensor]:
+    """Levels [N, d] of the first tokens, and the evidence [d + 1, V]."""
     setting = NoiseSetting.from_mu(mu, TABLE.spec.dim, bits)
     levels = randomize(TABLE.latents[:tokens], setting)
-    return torch.from_numpy(levels).float(), *likelihood(TABLE, setting)
+    return torch.from_numpy(levels).float(), evidence(TABLE, setting)
 
 
 def embeddings() -> Tensor:
@@ -59,10 +59,10 @@ def test_the_posterior_and_its_mean_are_bayes_rule(mu: float, bits: int) -> None
     levels = randomize(table.latents, setting)
     values = torch.randn(table.spec.vocabulary, 6)
     expected = torch.from_numpy(bayes(table, levels, setting, table.prior)).float()
-    counts, theta, bias = torch.from_numpy(levels).float(), *likelihood(table, setting)
-    assert torch.allclose(posterior(counts, theta, bias), expected, rtol=1e-3, atol=1e-6)
+    asked = torch.from_numpy(levels).float(), evidence(table, setting)
+    assert torch.allclose(posterior(*asked), expected, rtol=1e-3, atol=1e-6)
     # The scores of one token are sums of thousands: float32 leaves their softmax three digits.
-    assert torch.allclose(posterior_mean(counts, theta, bias, values), expected @ values, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(posterior_mean(*asked, values), expected @ values, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("mu", "bits"), [(16, 4), (24, 3), (32, 8)])
@@ -76,32 +76,50 @@ def test_the_quick_mean_is_as_near_as_it_promises(mu: float, bits: int) -> None:
     assert not torch.allclose(quick, exact, rtol=ROUNDING, atol=ROUNDING)
 
 
-def test_the_promise_holds_for_embeddings_that_take_the_most_of_it() -> None:
-    # Unlikely tokens lie along one neglected direction, as far out as they are likely: all of the error adds up.
-    likely, vocabulary = 60, len(TABLE.latents)
-    bias = -2 * torch.arange(1, vocabulary + 1).log()
+def unseen_first(vocabulary: int) -> Tensor:
+    """Every token, those that no sample of weights has first."""
+    ids = torch.arange(vocabulary)
+    return torch.cat([ids[ids % STRIDE >= RUN], ids[ids % STRIDE < RUN]])
+
+
+def worst(order: Tensor, likely: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Levels, evidence and embeddings [V, WIDTH] of which all but those of the first `likely` tokens of an order lie on
+    one neglected line, as far out as they are likely: all of the error adds up."""
+    vocabulary = len(order)
+    bias = torch.zeros(vocabulary)
+    bias[order] = -2 * torch.arange(1, vocabulary + 1).log()
     unlikely = torch.softmax(bias, dim=0)
-    unlikely[:likely] = 0
+    unlikely[order[:likely]] = 0
     values = torch.zeros(vocabulary, WIDTH)
     values[:, :RANK] = 1.5 * torch.eye(RANK).repeat(vocabulary // RANK, 1)
     values[:, RANK] = 20 * unlikely / unlikely.norm()
-    asked = torch.zeros(1, 8), torch.zeros(vocabulary, 8), bias
+    return torch.zeros(1, 8), torch.cat([torch.zeros(8, vocabulary), bias[None]]), values
+
+
+def test_the_promise_holds_for_embeddings_that_take_the_most_of_it() -> None:
+    *asked, values = worst(torch.randperm(len(TABLE.latents)), likely=60)
     error = (PosteriorMean(values)(*asked) - posterior_mean(*asked, values)).norm()
     assert TOLERANCE * typical(values) / 10 < error <= TOLERANCE * typical(values)
 
 
+def test_the_promise_holds_where_the_sample_sees_no_likely_token() -> None:
+    ids = torch.arange(len(TABLE.latents))
+    *asked, values = worst(torch.cat([ids[ids % STRIDE >= RUN], ids[ids % STRIDE < RUN]]), likely=24)
+    assert (PosteriorMean(values)(*asked) - posterior_mean(*asked, values)).norm() <= TOLERANCE * typical(values)
+
+
 def test_a_flat_posterior_is_averaged_exactly() -> None:
     values = embeddings()
-    levels, theta, bias = question()
-    flat = levels, torch.zeros_like(theta), torch.zeros_like(bias)
+    levels, told = question()
+    flat = levels, torch.zeros_like(told)
     assert torch.allclose(PosteriorMean(values)(*flat), values.mean(dim=0), rtol=ROUNDING, atol=ROUNDING)
 
 
 def test_a_certain_posterior_gives_the_tokens_own_embedding() -> None:
     values = embeddings()
-    levels, theta, bias = torch.eye(8), torch.zeros(len(values), 8), torch.zeros(len(values))
-    theta[:8] = 100 * torch.eye(8)
-    assert torch.allclose(PosteriorMean(values)(levels, theta, bias), values[:8], rtol=ROUNDING, atol=ROUNDING)
+    told = torch.zeros(9, len(values))
+    told[:8, :8] = 100 * torch.eye(8)
+    assert torch.allclose(PosteriorMean(values)(torch.eye(8), told), values[:8], rtol=ROUNDING, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("rank", [0, 1, RANK, RANK + 1])
@@ -114,12 +132,13 @@ def test_embeddings_of_few_dimensions_lose_nothing(rank: int) -> None:
 
 
 def test_rows_do_not_depend_on_each_other() -> None:
-    levels, theta, bias = question()
-    mean = PosteriorMean(embeddings())
-    together = mean(levels, theta, bias)
-    alone = torch.cat([mean(row, theta, bias) for row in levels.split(1)])
-    assert torch.allclose(together, alone, rtol=1e-3, atol=1e-3)
-    assert mean(levels[:0], theta, bias).shape == (0, WIDTH)
+    levels, told = question()
+    values = embeddings()
+    mean = PosteriorMean(values)
+    together = mean(levels, told)
+    alone = torch.cat([mean(row, told) for row in levels.split(1)])
+    assert (together - alone).norm(dim=1).max() <= TOLERANCE * typical(values)
+    assert mean(levels[:0], told).shape == (0, WIDTH)
 
 
 def test_the_quick_mean_of_bfloat16_embeddings_is_that_of_their_values() -> None:
