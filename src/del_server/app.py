@@ -26,6 +26,7 @@ from del_server.admission import Admission
 from del_server.backend import Backend
 from del_server.codec import ServedCodec
 from del_server.config import Limits, ServeConfig
+from del_server.decoder import share_no_threads
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Engine
 from del_server.engine.capacity import EngineConfig
@@ -94,7 +95,7 @@ def load(config: ServeConfig) -> Backend:
         metrics=metrics,
         # So many more than the engine steps that the next prompts are decoded when it has room for them.
         admission=Admission(engine.capacity.running + DECODERS, engine.capacity.waiting - DECODERS),
-        executor=ThreadPoolExecutor(DECODERS, thread_name_prefix="decode"),
+        executor=ThreadPoolExecutor(DECODERS, thread_name_prefix="decode", initializer=share_no_threads),
         tracing=tracing,
     )
 

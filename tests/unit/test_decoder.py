@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from del_codec.errors import FrameError, InvalidValue
 from del_codec.frame import PrivateSegment, PublicSegment
 from del_codec.noise import NoiseSetting
 from del_codec.projection import ContextDecoder, LinearDecoder, ProjectionConfig
-from del_server.decoder import LEAST_WIDTH, PromptDecoder
+from del_server.decoder import LEAST_WIDTH, PromptDecoder, share_no_threads
 from del_server.posterior import TOLERANCE
 
 TABLE = small_table()
@@ -131,3 +132,17 @@ def test_a_payload_that_is_not_canonical_is_refused() -> None:
         untrained()([PrivateSegment(setting, 1, b"\x0f")])
     with pytest.raises(FrameError, match="1 tokens of 4 coordinates at 1 bits take 1 bytes"):
         untrained()([PublicSegment((1,)), PrivateSegment(setting, 1, b"\0\0")])
+
+
+def test_a_thread_that_shares_no_threads_takes_none_from_others() -> None:
+    def threads() -> int:
+        return torch.get_num_threads()
+
+    before = threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(1, initializer=share_no_threads) as alone, ThreadPoolExecutor(1) as later:
+            assert alone.submit(threads).result() == 1
+            assert later.submit(threads).result() == threads() == 3
+    finally:
+        torch.set_num_threads(before)
