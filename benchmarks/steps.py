@@ -2,7 +2,8 @@
 
 A step reads each weight and all keys and values once, so bytes over bandwidth bound it from below. What is timed is the
 engine's own step: its slots, the model, and the choice of the next token of every row. `--parity` compares greedy
-answers of the engine, recorded and not, with those of `generate`, in float32.
+answers of the engine, recorded and not, with those of `generate`, in float32. With `--compile`, steps that are recorded
+are compiled.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from del_codec.errors import EngineError
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Sampling, Token
 from del_server.engine.capacity import EngineConfig
+from del_server.engine.compiled import CompiledSteps
 from del_server.engine.probing import shared_layers
 from del_server.engine.recorded import Record, recorder_of
 from del_server.engine.sampling import Draw, take
@@ -111,13 +113,15 @@ def main() -> None:
     report: dict[str, Any] = {"device": name, "nominal": nominal, "copied": copied, "torch": torch.__version__}
     if arguments.parity:
         model = model_of(arguments.model, torch.float32, device, arguments.layers)
-        report["parity"] = asyncio.run(parity(model))
+        report["parity"] = asyncio.run(parity(model, arguments.compile))
         print(f"greedy, float32, {arguments.model}: {report['parity']}", flush=True)
         del model
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = model_of(arguments.model, dtype, device, arguments.layers)
-    report |= {"model": arguments.model, "dtype": str(dtype), "steps": []}
+    report |= {"model": arguments.model, "dtype": str(dtype), "compiled": arguments.compile, "steps": []}
     recorder = recorder_of(model)
+    if recorder and arguments.compile:
+        recorder = CompiledSteps(model, recorder)
     for batch in arguments.batch:
         for record in (recorder, None) if recorder else (None,):
             try:
@@ -156,7 +160,8 @@ def measure(model: Any, batch: int, prompt: int, tokens: int, record: Record | N
     seconds, kv_bytes = step_seconds(model, batch, prompt, tokens, record)
     positions = prompt + tokens // 2
     read = weight_bytes(model) + batch * positions * kv_bytes
-    pace = asyncio.run(engine_pace(model, batch, prompt, tokens, record is not None))
+    compiled = isinstance(record, CompiledSteps)
+    pace = asyncio.run(engine_pace(model, batch, prompt, tokens, record is not None, compiled))
     return Step(batch, record is not None, positions, seconds, read / 1e9, read / bandwidth, pace)
 
 
@@ -209,10 +214,13 @@ def profiled(model: Any, batch: int, prompt: int, record: Record | None) -> str:
     return f"{PROFILED} steps of batch {batch}:\n{table}"
 
 
-async def engine_pace(model: Any, batch: int, prompt: int, tokens: int, recorded: bool) -> float:
+async def engine_pace(model: Any, batch: int, prompt: int, tokens: int, recorded: bool, compiled: bool) -> float:
     """Tokens a second of the engine with so many streams at once, after one round that warms it up."""
     config = EngineConfig(
-        running=batch, kv_tokens=max(batch * (prompt + tokens), context_of(model)), record_steps=recorded
+        running=batch,
+        kv_tokens=max(batch * (prompt + tokens), context_of(model)),
+        record_steps=recorded,
+        compile_steps=compiled,
     )
     engine = TransformersEngine(model, config)
     await engine.start()
@@ -231,14 +239,14 @@ async def engine_pace(model: Any, batch: int, prompt: int, tokens: int, recorded
         await engine.stop()
 
 
-async def parity(model: Any) -> dict[str, str]:
+async def parity(model: Any, compiled: bool) -> dict[str, str]:
     """Whether greedy answers to prompts of several lengths, begun one after another, are those of `generate`."""
     vocabulary = int(model.get_input_embeddings().weight.shape[0])
     chosen = [[(7 * place + 31 * length) % vocabulary for place in range(length)] for length in (5, 64, 33, 18, 90)]
     expected = [generated(model, prompt) for prompt in chosen]
     outcome = {}
     for name, recorded in (("recorded", True), ("launched", False)):
-        found = await staggered(model, chosen, recorded)
+        found = await staggered(model, chosen, recorded, recorded and compiled)
         differing = [index for index, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]]
         outcome[name] = "identical to generate" if not differing else f"answers {differing} differ from generate's"
     return outcome
@@ -255,9 +263,10 @@ def generated(model: Any, prompt: Sequence[int]) -> list[int]:
     return answer
 
 
-async def staggered(model: Any, prompts: Sequence[Sequence[int]], recorded: bool) -> list[list[int]]:
+async def staggered(model: Any, prompts: Sequence[Sequence[int]], recorded: bool, compiled: bool) -> list[list[int]]:
     """The engine's answers, each begun when the one before has given three tokens."""
-    engine = TransformersEngine(model, EngineConfig(kv_tokens=context_of(model), record_steps=recorded))
+    config = EngineConfig(kv_tokens=context_of(model), record_steps=recorded, compile_steps=compiled)
+    engine = TransformersEngine(model, config)
     await engine.start()
     embed = TokenEmbedder(model)
     begun = [asyncio.Event() for _ in range(len(prompts) + 1)]
@@ -332,6 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="", help="default: the GPU if there is one")
     parser.add_argument("--parity", action="store_true", help="compare greedy answers in float32 first")
     parser.add_argument("--profile", action="store_true", help="say what the first batch's steps spend their time on")
+    parser.add_argument("--compile", action="store_true", help="compile the steps that are recorded")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     return parser
 

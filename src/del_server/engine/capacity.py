@@ -23,9 +23,9 @@ class EngineConfig:
     prefill_chunk: prompt tokens a round, 0 for what suits the device. kv_tokens: bounds the keys and values of the
     prompts in progress, 0 for what `running` prompts as long as the context need, as far as a GPU's memory goes.
     kv_bytes: bounds the memory of all keys and values instead. prefix_tokens: of prefixes that are kept. record_steps:
-    record decode steps where the device can replay them. probe_seconds: between probes of an idle model. stall_seconds:
-    a step that takes longer makes the engine unhealthy. dead_seconds: an engine whose steps fail for longer gives up,
-    once a failure shows it.
+    record decode steps where the device can replay them. compile_steps: compile those first. probe_seconds: between
+    probes of an idle model. stall_seconds: a step that takes longer makes the engine unhealthy. dead_seconds: an engine
+    whose steps fail for longer gives up, once a failure shows it.
     """
 
     context_tokens: int = 0
@@ -36,6 +36,7 @@ class EngineConfig:
     kv_bytes: int = 0
     prefix_tokens: int = 4096
     record_steps: bool = True
+    compile_steps: bool = False
     probe_seconds: float = 30.0
     stall_seconds: float = 120.0
     dead_seconds: float = 60.0

@@ -35,6 +35,7 @@ from del_server.engine.base import (
 )
 from del_server.engine.batches import Batches, kv_cost
 from del_server.engine.capacity import EngineConfig, capacity_of, prefill_chunk
+from del_server.engine.compiled import CompiledSteps
 from del_server.engine.job import Job
 from del_server.engine.outbox import Outbox
 from del_server.engine.prefixes import Prefixes
@@ -173,6 +174,8 @@ class TransformersEngine(Engine):
         if shapes is None:
             return None
         record = recorder_of(self._model) if self._config.record_steps else None
+        if record is not None and self._config.compile_steps:
+            record = CompiledSteps(self._model, record)
         return Batches(self._model, shapes, self._prefixes, self.capacity.kv_tokens, record)
 
     def _admit(self) -> bool:
