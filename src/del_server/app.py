@@ -78,6 +78,7 @@ def load(config: ServeConfig) -> Backend:
             waiting=waiting,
             kv_tokens=config.kv_tokens,
             kv_bytes=config.kv_bytes,
+            compile_steps=config.compile,
         )
     )
     dim = max((codec.table.spec.dim for codec in codecs), default=1)

@@ -32,12 +32,12 @@ class ServeConfig:
     passed through. port: 0 picks a free one. tracing: whether spans go to an OpenTelemetry collector. metrics_port: 0
     for none. metrics_host: where it listens, "" for `host`. max_concurrent: answers in progress at once; eight times as
     many may wait. kv_tokens: bounds the keys and values of all of them together, 0 for as many contexts; kv_bytes:
-    their memory, instead. context_tokens: 0 for the model's own. drain_seconds: how long queries may go on after
-    SIGTERM. tls_cert, tls_key, tls_client_ca: PEM files, see service/tls.py. insecure: plain text to other machines,
-    where everyone on the way reads and changes what is sent. tokens: what callers must show one of, see
-    access/tokens.py. quotas: what they may take, see access/quotas.py. connection_age: seconds after which a connection
-    takes no more streams and a stream no more queries, so that clients spread over servers; 0: ever. channelz: gRPC's
-    own account of its connections, to whoever may call.
+    their memory, instead. context_tokens: 0 for the model's own. compile: decode steps are compiled, which takes a GPU.
+    drain_seconds: how long queries may go on after SIGTERM. tls_cert, tls_key, tls_client_ca: PEM files, see
+    service/tls.py. insecure: plain text to other machines, where everyone on the way reads and changes what is sent.
+    tokens: what callers must show one of, see access/tokens.py. quotas: what they may take, see access/quotas.py.
+    connection_age: seconds after which a connection takes no more streams and a stream no more queries, so that clients
+    spread over servers; 0: ever. channelz: gRPC's own account of its connections, to whoever may call.
     """
 
     model: str = "smollm2"
@@ -53,6 +53,7 @@ class ServeConfig:
     kv_tokens: int = 0
     kv_bytes: int = 0
     context_tokens: int = 0
+    compile: bool = False
     dtype: str = "auto"
     device: str = "auto"
     drain_seconds: float = 30.0
@@ -84,6 +85,12 @@ class ServeConfig:
             raise InvalidValue(
                 "kv-bytes", self.kv_bytes, "use --kv-tokens, or --engine-arg gpu_memory_utilization=SHARE"
             )
+        if self.compile and self.engine == "vllm":
+            raise InvalidValue(
+                "compile", True, "leave it out: vLLM compiles by itself (--engine-arg enforce-eager=false)"
+            )
+        if self.compile and self.device == "cpu":
+            raise InvalidValue("compile", True, "leave it out: steps are compiled for a GPU alone, and --device is cpu")
         for name in ("kv_tokens", "kv_bytes"):
             if getattr(self, name) < 0:
                 raise InvalidValue(name.replace("_", "-"), getattr(self, name), "use 0 (off), or a number above it")

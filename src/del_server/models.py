@@ -86,10 +86,14 @@ def load_tokenizer(model: str) -> Tokenizer:
         raise ArtifactError(f"model {model} has no readable {TOKENIZER_FILE}: {first_line(error)}") from error
 
 
+def cache_folder() -> Path:
+    """$DEL_CACHE, or ~/.cache/del."""
+    return Path(os.environ.get("DEL_CACHE") or Path.home() / ".cache" / "del")
+
+
 def smollm2_folder() -> Path:
     """SmolLM2-135M-Instruct as safetensors, in $DEL_CACHE or ~/.cache/del; made on first use (about half a minute)."""
-    cache = Path(os.environ.get("DEL_CACHE") or Path.home() / ".cache" / "del")
-    folder = cache / "models" / _SMOLLM2_FOLDER
+    folder = cache_folder() / "models" / _SMOLLM2_FOLDER
     if not folder.is_dir():
         gguf = _smollm2_gguf()
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -320,6 +320,8 @@ class TestContradictions:
             ({"metrics_port": 50051}, "metrics-port"),
             ({"kv_tokens": -1}, "kv-tokens"),
             ({"kv_tokens": 1, "kv_bytes": 1}, "kv-bytes"),
+            ({"compile": True, "device": "cpu"}, "compile"),
+            ({"compile": True, "engine": "vllm"}, "compile"),
             ({"tls_cert": Path("c"), "tls_key": Path("k"), "insecure": True}, "insecure"),
         ],
     )

@@ -73,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="memory that all keys and values may take, instead of --kv-tokens (default: 0, off)",
     )
     add("--context", dest="context_tokens", type=int, default=0, metavar="N", help="at most (default: 0, the model's)")
+    add("--compile", action="store_true", help="compile the steps of a model on one GPU (docs/batching.md)")
     add("--dtype", choices=DTYPES, default=defaults.dtype, help="auto: bfloat16 with CUDA, float32 without")
     add("--device", default=defaults.device, help="auto, cpu, cuda or cuda:N (default: %(default)s)")
     add("--tls-cert", type=Path, metavar="FILE", help="PEM certificate, and those between it and its root")

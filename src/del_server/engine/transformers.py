@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from del_codec.errors import DelError, EngineError, ExhaustedError, UnavailableError
+from del_codec.errors import DelError, EngineError, ExhaustedError, InvalidValue, UnavailableError
 from del_server import lora
 from del_server.engine.base import (
     Engine,
@@ -44,6 +44,7 @@ from del_server.engine.pulse import Pulse
 from del_server.engine.recorded import recorder_of
 from del_server.engine.scoring import ScoringJob
 from del_server.engine.sequence import Outcome, Sequence
+from del_server.models import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -169,13 +170,17 @@ class TransformersEngine(Engine):
             self._outbox.flush()
 
     def _shared(self) -> Batches | None:
-        """The batches, if the model's sequences can share its passes."""
+        """The batches, if the model's sequences can share its passes. Raises InvalidValue if none can be compiled."""
         shapes = shared_layers(self._model)
+        record = recorder_of(self._model) if self._config.record_steps else None
+        if self._config.compile_steps:
+            if shapes is None or record is None:
+                raise InvalidValue(
+                    "compile", True, "leave it out: that is for a model on one GPU whose answers share passes"
+                )
+            record = CompiledSteps(self._model, record, cache_folder() / "compiled")
         if shapes is None:
             return None
-        record = recorder_of(self._model) if self._config.record_steps else None
-        if record is not None and self._config.compile_steps:
-            record = CompiledSteps(self._model, record)
         return Batches(self._model, shapes, self._prefixes, self.capacity.kv_tokens, record)
 
     def _admit(self) -> bool:
