@@ -14,9 +14,8 @@ GPU = Path(__file__).parent / "results" / "gpu"
 
 def sections(folder: Path = GPU) -> list[str]:
     """All of it, in Markdown."""
-    small, large, crowd, gpus = (
-        json.loads((folder / f"{name}.json").read_text()) for name in ("steps-135m", "steps-8b", "crowd", "gpus")
-    )
+    crowd, gpus = (json.loads((folder / f"{name}.json").read_text()) for name in ("crowd", "gpus"))
+    steps = [json.loads(path.read_text()) for path in sorted(folder.glob("steps-*.json"))]
     cards = gpus["gpus"]
     lines = [
         "## GPUs",
@@ -25,34 +24,50 @@ def sections(folder: Path = GPU) -> list[str]:
         f"transformers {gpus['machine']['transformers']}, bfloat16, prompts of 64 tokens.",
         "",
     ]
-    return [*lines, *_steps(small, large), *_crowd(crowd), *_replicas(gpus), *_spread(gpus)]
+    answers = [json.loads(path.read_text()) for path in sorted(folder.glob("parity-*.json"))]
+    return [*lines, *_steps(steps), *_parity(answers), *_crowd(crowd), *_replicas(gpus), *_spread(gpus)]
 
 
-def _steps(*reports: dict[str, Any]) -> list[str]:
+def _steps(reports: list[dict[str, Any]]) -> list[str]:
     lines = [
         "### A decode step",
         "",
         "`python -m benchmarks.steps --model smollm2 --batch 1 16 64 256` and `--model 8b --batch 1 16` (random",
-        "weights). *limit*: weights, keys and values, once, at the card's nominal bandwidth. *launched*: kernel by",
-        "kernel from Python; *recorded*: a CUDA graph, which is what an engine uses. *engine*: the tokens of all",
-        "answers over the time that they took, prompts included.",
+        "weights), and both with `--compile`. *limit*: weights, keys and values, once, at the card's nominal",
+        "bandwidth. *launched*: kernel by kernel from Python; *recorded*: a CUDA graph, which is what an engine uses;",
+        "*compiled*: one of compiled layers, `del-server serve --compile`. *engine*: the tokens of all answers over",
+        "the time that they took, prompts included.",
         "",
     ]
     rows = [
         [
             report["model"],
             str(step["batch"]),
-            "recorded" if step["recorded"] else "launched",
+            step["way"],
             _ms(step["seconds"]),
             _ms(step["limit_seconds"]),
             f"{step['share']:.3f}",
             f"{step['engine_tokens_s']:.0f}",
         ]
-        for report in reports
-        for step in report["steps"]
+        for report, step in _beside(reports)
     ]
     columns = ["model", "rows", "way", "ms a step", "limit, ms", "share of it", "engine, tokens/s"]
     return [*lines, markdown_table(columns, rows), ""]
+
+
+def _beside(reports: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """All steps with their reports, model by model and batch by batch, the quickest way first."""
+    models = list(dict.fromkeys(report["model"] for report in reports))
+    every = [(report, step) for report in reports for step in report["steps"]]
+    return sorted(every, key=lambda pair: (models.index(pair[0]["model"]), pair[1]["batch"], pair[1]["seconds"]))
+
+
+def _parity(reports: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for report in reports:
+        found = "; ".join(f"{way}: {outcome}" for way, outcome in report["parity"].items())
+        lines += [f"Greedy answers in float32, {report['layers']} layers of {report['model']}, {found}.", ""]
+    return lines
 
 
 def _crowd(crowd: dict[str, Any]) -> list[str]:

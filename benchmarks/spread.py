@@ -23,7 +23,7 @@ from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
 from accelerate.utils import get_balanced_memory, set_module_tensor_to_device
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks.steps import SHAPES, generated, model_of, staggered, step_seconds
+from benchmarks.steps import RECORDED, SHAPES, generated, model_of, staggered, step_seconds
 from del_server.engine.probing import shared_layers
 from del_server.engine.recorded import recorder_of
 
@@ -58,7 +58,7 @@ def spread_section(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _steps(model: Any, batches: list[int], *, recorded: bool = False) -> dict[int, float]:
     record = recorder_of(model) if recorded else None
-    return {batch: step_seconds(model, batch, PROMPT, TOKENS, record)[0] for batch in batches}
+    return {batch: statistics.median(step_seconds(model, batch, PROMPT, TOKENS, record)[0]) for batch in batches}
 
 
 def _answers(shape: str, layers: int, device: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _answers(shape: str, layers: int, device: str) -> dict[str, Any]:
     whole = model_of(shape, torch.float32, torch.device("cuda:0" if on_gpus else "cpu"), layers)
     apart = _dispatched(copy.deepcopy(whole), _map(whole, torch.float32, on_gpus))
     expected = [generated(whole, prompt) for prompt in COMPARED]
-    engine = asyncio.run(staggered(apart, COMPARED, recorded=True))
+    engine = asyncio.run(staggered(apart, COMPARED, RECORDED))
     alone = [generated(apart, prompt) for prompt in COMPARED]
     return {
         "layers": layers,

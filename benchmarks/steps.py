@@ -2,8 +2,8 @@
 
 A step reads each weight and all keys and values once, so bytes over bandwidth bound it from below. What is timed is the
 engine's own step: its slots, the model, and the choice of the next token of every row. `--parity` compares greedy
-answers of the engine, recorded and not, with those of `generate`, in float32. With `--compile`, steps that are recorded
-are compiled.
+answers of the engine, recorded and not, with those of `generate`, in float32. `--compile` times steps that are compiled
+before they are recorded, alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 import transformers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from del_codec.errors import EngineError
+from del_codec.errors import EngineError, InvalidValue
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Sampling, Token
 from del_server.engine.capacity import EngineConfig
@@ -32,7 +32,7 @@ from del_server.engine.recorded import Record, recorder_of
 from del_server.engine.sampling import Draw, take
 from del_server.engine.slots import Slots
 from del_server.engine.transformers import TransformersEngine
-from del_server.models import load_model
+from del_server.models import cache_folder, load_model
 
 # Of the card's data sheet, in bytes a second; the first name that the device's begins with counts.
 NOMINAL = {
@@ -69,19 +69,22 @@ SHAPES = {
         tie_word_embeddings=True,
     ),
 }
+# How a step is made: compiled and recorded, recorded as it is, or launched kernel by kernel.
+COMPILED, RECORDED, LAUNCHED = "compiled", "recorded", "launched"
 PARITY_TOKENS = 48
 PROFILED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One figure. seconds: median of a step. limit_seconds: bytes over bandwidth. engine_tokens_s: of the whole engine,
-    prompts included."""
+    """One figure. seconds: median of a step. first_seconds: of the first, which is recorded meanwhile, and compiled.
+    limit_seconds: bytes over bandwidth. engine_tokens_s: of the whole engine, prompts included."""
 
     batch: int
-    recorded: bool
+    way: str
     positions: int
     seconds: float
+    first_seconds: float
     gigabytes: float
     limit_seconds: float
     engine_tokens_s: float
@@ -93,10 +96,10 @@ class Step:
 
     def line(self) -> str:
         """For people."""
-        kind = "recorded" if self.recorded else "launched"
         return (
-            f"batch {self.batch:4} {kind}: {1e3 * self.seconds:8.3f} ms a step of {self.gigabytes:7.3f} GB, limit "
-            f"{1e3 * self.limit_seconds:7.3f} ms, share {self.share:5.3f}; engine {self.engine_tokens_s:8.0f} tokens/s"
+            f"batch {self.batch:4} {self.way}: {1e3 * self.seconds:8.3f} ms a step of {self.gigabytes:7.3f} GB, limit "
+            f"{1e3 * self.limit_seconds:7.3f} ms, share {self.share:5.3f}; the first took {self.first_seconds:.2f} s; "
+            f"engine {self.engine_tokens_s:8.0f} tokens/s"
         )
 
 
@@ -113,26 +116,25 @@ def main() -> None:
     report: dict[str, Any] = {"device": name, "nominal": nominal, "copied": copied, "torch": torch.__version__}
     if arguments.parity:
         model = model_of(arguments.model, torch.float32, device, arguments.layers)
+        report["layers"] = model.config.num_hidden_layers
         report["parity"] = asyncio.run(parity(model, arguments.compile))
         print(f"greedy, float32, {arguments.model}: {report['parity']}", flush=True)
         del model
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = model_of(arguments.model, dtype, device, arguments.layers)
-    report |= {"model": arguments.model, "dtype": str(dtype), "compiled": arguments.compile, "steps": []}
-    recorder = recorder_of(model)
-    if recorder and arguments.compile:
-        recorder = CompiledSteps(model, recorder)
+    report |= {"model": arguments.model, "dtype": str(dtype), "steps": []}
+    ways = ways_of(model, arguments.compile)
     for batch in arguments.batch:
-        for record in (recorder, None) if recorder else (None,):
+        for way, record in ways.items():
             try:
-                step = measure(model, batch, arguments.prompt, arguments.tokens, record, nominal or copied)
+                step = measure(model, batch, arguments.prompt, arguments.tokens, way, record, nominal or copied)
             except Exception as error:
                 print(f"batch {batch}: failed ({type(error).__name__}: {error})", flush=True)
                 continue
             print(step.line(), flush=True)
             report["steps"].append({**asdict(step), "share": step.share})
     if arguments.profile:
-        print(profiled(model, arguments.batch[0], arguments.prompt, recorder))
+        print(profiled(model, arguments.batch[0], arguments.prompt, next(iter(ways.values()))))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
@@ -155,19 +157,33 @@ def model_of(name: str, dtype: torch.dtype, device: torch.device, layers: int = 
         torch.set_default_dtype(before)
 
 
-def measure(model: Any, batch: int, prompt: int, tokens: int, record: Record | None, bandwidth: float) -> Step:
+def ways_of(model: Any, compiled: bool) -> dict[str, Record | None]:
+    """What records steps, by the way's name. Raises InvalidValue where compiled ones can't be had."""
+    recorder = recorder_of(model)
+    if not compiled:
+        return {RECORDED: recorder, LAUNCHED: None} if recorder else {LAUNCHED: None}
+    if recorder is None:
+        raise InvalidValue("compile", True, "leave it out: that is for a model on one GPU")
+    return {COMPILED: CompiledSteps(model, recorder, cache_folder() / "compiled")}
+
+
+def measure(
+    model: Any, batch: int, prompt: int, tokens: int, way: str, record: Record | None, bandwidth: float
+) -> Step:
     """The median of so many steps behind prompts of such a length, and the engine's pace with as many streams."""
-    seconds, kv_bytes = step_seconds(model, batch, prompt, tokens, record)
+    times, kv_bytes = step_seconds(model, batch, prompt, tokens, record)
+    if isinstance(record, CompiledSteps) and not record.compiles:
+        raise EngineError("the model's layers could not be compiled")
     positions = prompt + tokens // 2
     read = weight_bytes(model) + batch * positions * kv_bytes
-    compiled = isinstance(record, CompiledSteps)
-    pace = asyncio.run(engine_pace(model, batch, prompt, tokens, record is not None, compiled))
-    return Step(batch, record is not None, positions, seconds, read / 1e9, read / bandwidth, pace)
+    pace = asyncio.run(engine_pace(model, batch, prompt, tokens, way))
+    seconds = statistics.median(times)
+    return Step(batch, way, positions, seconds, times[0], read / 1e9, read / bandwidth, pace)
 
 
 @torch.inference_mode()
-def step_seconds(model: Any, batch: int, prompt: int, tokens: int, record: Record | None) -> tuple[float, int]:
-    """Median of a step in seconds, and bytes of a position's keys and values."""
+def step_seconds(model: Any, batch: int, prompt: int, tokens: int, record: Record | None) -> tuple[list[float], int]:
+    """Each step's seconds, and bytes of a position's keys and values."""
     slots, device = filled_slots(model, batch, prompt, tokens, record)
     draws, last = [Draw(Sampling(tokens, ignore_eos=True), 0)] * batch, [5] * batch
     times = []
@@ -178,7 +194,7 @@ def step_seconds(model: Any, batch: int, prompt: int, tokens: int, record: Recor
         last = [token[0] if isinstance(token, tuple) else 0 for token in chosen]
         for row in range(batch):
             slots.advance(row)
-    return statistics.median(times), slots.bytes // slots.positions
+    return times, slots.bytes // slots.positions
 
 
 def filled_slots(model: Any, batch: int, prompt: int, tokens: int, record: Record | None) -> tuple[Slots, torch.device]:
@@ -214,13 +230,13 @@ def profiled(model: Any, batch: int, prompt: int, record: Record | None) -> str:
     return f"{PROFILED} steps of batch {batch}:\n{table}"
 
 
-async def engine_pace(model: Any, batch: int, prompt: int, tokens: int, recorded: bool, compiled: bool) -> float:
+async def engine_pace(model: Any, batch: int, prompt: int, tokens: int, way: str) -> float:
     """Tokens a second of the engine with so many streams at once, after one round that warms it up."""
     config = EngineConfig(
         running=batch,
         kv_tokens=max(batch * (prompt + tokens), context_of(model)),
-        record_steps=recorded,
-        compile_steps=compiled,
+        record_steps=way != LAUNCHED,
+        compile_steps=way == COMPILED,
     )
     engine = TransformersEngine(model, config)
     await engine.start()
@@ -245,10 +261,10 @@ async def parity(model: Any, compiled: bool) -> dict[str, str]:
     chosen = [[(7 * place + 31 * length) % vocabulary for place in range(length)] for length in (5, 64, 33, 18, 90)]
     expected = [generated(model, prompt) for prompt in chosen]
     outcome = {}
-    for name, recorded in (("recorded", True), ("launched", False)):
-        found = await staggered(model, chosen, recorded, recorded and compiled)
+    for way in (COMPILED if compiled else RECORDED, LAUNCHED):
+        found = await staggered(model, chosen, way)
         differing = [index for index, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]]
-        outcome[name] = "identical to generate" if not differing else f"answers {differing} differ from generate's"
+        outcome[way] = "identical to generate" if not differing else f"answers {differing} differ from generate's"
     return outcome
 
 
@@ -263,9 +279,9 @@ def generated(model: Any, prompt: Sequence[int]) -> list[int]:
     return answer
 
 
-async def staggered(model: Any, prompts: Sequence[Sequence[int]], recorded: bool, compiled: bool) -> list[list[int]]:
+async def staggered(model: Any, prompts: Sequence[Sequence[int]], way: str) -> list[list[int]]:
     """The engine's answers, each begun when the one before has given three tokens."""
-    config = EngineConfig(kv_tokens=context_of(model), record_steps=recorded, compile_steps=compiled)
+    config = EngineConfig(kv_tokens=context_of(model), record_steps=way != LAUNCHED, compile_steps=way == COMPILED)
     engine = TransformersEngine(model, config)
     await engine.start()
     embed = TokenEmbedder(model)
@@ -341,7 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="", help="default: the GPU if there is one")
     parser.add_argument("--parity", action="store_true", help="compare greedy answers in float32 first")
     parser.add_argument("--profile", action="store_true", help="say what the first batch's steps spend their time on")
-    parser.add_argument("--compile", action="store_true", help="compile the steps that are recorded")
+    parser.add_argument("--compile", action="store_true", help="time compiled steps, and these alone")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     return parser
 

@@ -29,10 +29,20 @@ def test_answers_that_differ_are_named(results: Path) -> None:
     assert "3 failed otherwise" in page
 
 
+def test_answers_that_compiling_changes_are_named(results: Path) -> None:
+    outcome = {"compiled": "answers [1] differ from generate's", "launched": "identical to generate"}
+    (results / "parity-8b.json").write_text(json.dumps({"model": "8b", "layers": 4, "parity": outcome}))
+    assert "4 layers of 8b, compiled: answers [1] differ from generate's; launched" in "\n".join(sections(results))
+
+
 def test_steps_are_shown_as_measured(results: Path) -> None:
     steps = json.loads((results / "steps-8b.json").read_text())
-    steps["steps"] = [steps["steps"][0] | {"seconds": 0.004, "limit_seconds": 0.003, "share": 0.75}]
-    (results / "steps-8b.json").write_text(json.dumps(steps))
-    rows = [line for line in sections(results) if "| 8b |" in line]
-    assert len(rows) == 1
-    assert "| 8b | 1 | recorded | 4.00 | 3.00 | 0.750 |" in rows[0]
+    for way, seconds, share in (("recorded", 0.004, 0.75), ("compiled", 0.0032, 0.9375)):
+        one = {"batch": 1, "way": way, "seconds": seconds, "limit_seconds": 0.003, "share": share}
+        steps["steps"] = [steps["steps"][0] | one]
+        (results / f"steps-8b{'-compiled' * (way == 'compiled')}.json").write_text(json.dumps(steps))
+    page = "\n".join(sections(results))
+    rows = [line for line in page.splitlines() if line.startswith("| 8b |")]
+    assert len(rows) == 2  # beside one another, the quicker one first
+    assert "| 8b | 1 | compiled | 3.20 | 3.00 | 0.938 |" in rows[0]
+    assert "| 8b | 1 | recorded | 4.00 | 3.00 | 0.750 |" in rows[1]
