@@ -53,7 +53,8 @@ async def test_recorded_steps_give_what_others_give(model: Any, monkeypatch: pyt
         answers = await asyncio.gather(*(tokens_of(engine.submit(embed(prompt), long)) for prompt in chosen))
     assert answers == [reference(model, prompt, 60) for prompt in chosen]
     rows = [len(output) for output in recordings]
-    assert set(rows) >= {1, 2, 4}  # of seven: some steps had more rows than sequences
+    # Of seven, some steps had more rows than sequences; whether the first came alone is up to the machine.
+    assert set(rows) >= {2, 4}
     assert len(rows) < 60
 
 
