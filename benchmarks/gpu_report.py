@@ -36,7 +36,7 @@ def _steps(reports: list[dict[str, Any]]) -> list[str]:
         "weights), and both with `--compile`. *limit*: weights, keys and values, once, at the card's nominal",
         "bandwidth. *launched*: kernel by kernel from Python; *recorded*: a CUDA graph, which is what an engine uses;",
         "*compiled*: one of compiled layers, `del-server serve --compile`. *engine*: the tokens of all answers over",
-        "the time that they took, prompts included.",
+        "the time that they took, prompts included, and what the round before it left to record or to compile.",
         "",
     ]
     rows = [
@@ -52,7 +52,17 @@ def _steps(reports: list[dict[str, Any]]) -> list[str]:
         for report, step in _beside(reports)
     ]
     columns = ["model", "rows", "way", "ms a step", "limit, ms", "share of it", "engine, tokens/s"]
-    return [*lines, markdown_table(columns, rows), ""]
+    return [*lines, markdown_table(columns, rows), "", *_said(reports)]
+
+
+def _said(reports: list[dict[str, Any]]) -> list[str]:
+    """What engines warned of, of which the time of a step, taken beside them, shows nothing."""
+    lines = []
+    for report, step in _beside(reports):
+        for said in step.get("engine_said", []):
+            where = f"{report['model']}, {step['batch']} rows, {step['way']}"
+            lines += [f"The engine of {where}: {said}.", "Its tokens/s are so; the ms are of the step as named.", ""]
+    return lines
 
 
 def _beside(reports: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import logging
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +80,8 @@ PROFILED = 5
 @dataclass(frozen=True, slots=True)
 class Step:
     """One figure. seconds: median of a step. first_seconds: of the first, which is recorded meanwhile, and compiled.
-    limit_seconds: bytes over bandwidth. engine_tokens_s: of the whole engine, prompts included."""
+    limit_seconds: bytes over bandwidth. engine_tokens_s: of the whole engine, prompts included. engine_said: what it
+    warned of meanwhile, such as that its steps go on uncompiled."""
 
     batch: int
     way: str
@@ -88,6 +91,7 @@ class Step:
     gigabytes: float
     limit_seconds: float
     engine_tokens_s: float
+    engine_said: list[str]
 
     @property
     def share(self) -> float:
@@ -99,7 +103,7 @@ class Step:
         return (
             f"batch {self.batch:4} {self.way}: {1e3 * self.seconds:8.3f} ms a step of {self.gigabytes:7.3f} GB, limit "
             f"{1e3 * self.limit_seconds:7.3f} ms, share {self.share:5.3f}; the first took {self.first_seconds:.2f} s; "
-            f"engine {self.engine_tokens_s:8.0f} tokens/s"
+            f"engine {self.engine_tokens_s:8.0f} tokens/s" + "".join(f"; it said: {said}" for said in self.engine_said)
         )
 
 
@@ -176,9 +180,24 @@ def measure(
         raise EngineError("the model's layers could not be compiled")
     positions = prompt + tokens // 2
     read = weight_bytes(model) + batch * positions * kv_bytes
-    pace = asyncio.run(engine_pace(model, batch, prompt, tokens, way))
+    with heard() as said:
+        pace = asyncio.run(engine_pace(model, batch, prompt, tokens, way))
     seconds = statistics.median(times)
-    return Step(batch, way, positions, seconds, times[0], read / 1e9, read / bandwidth, pace)
+    return Step(batch, way, positions, seconds, times[0], read / 1e9, read / bandwidth, pace, said)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What the engine warns of meanwhile."""
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("del_server.engine")
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 @torch.inference_mode()

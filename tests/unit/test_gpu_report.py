@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gpu_report import GPU, sections
+from benchmarks.steps import heard
 
 
 @pytest.fixture
@@ -46,3 +48,19 @@ def test_steps_are_shown_as_measured(results: Path) -> None:
     assert len(rows) == 2  # beside one another, the quicker one first
     assert "| 8b | 1 | compiled | 3.20 | 3.00 | 0.938 |" in rows[0]
     assert "| 8b | 1 | recorded | 4.00 | 3.00 | 0.750 |" in rows[1]
+
+
+def test_an_engine_that_went_on_uncompiled_is_named(results: Path) -> None:
+    steps = json.loads((results / "steps-8b-compiled.json").read_text())
+    steps["steps"][1]["engine_said"] = ["steps go on without"]
+    (results / "steps-8b-compiled.json").write_text(json.dumps(steps))
+    assert "The engine of 8b, 16 rows, compiled: steps go on without." in "\n".join(sections(results))
+
+
+def test_what_an_engine_warns_of_is_heard() -> None:
+    compiled = logging.getLogger("del_server.engine.compiled")
+    with heard() as said:
+        compiled.warning("moved by %.1f", 0.2)
+        compiled.info("all is well")
+    compiled.warning("later")
+    assert said == ["moved by 0.2"]
