@@ -238,12 +238,15 @@ class _Beside(threading.Thread):
     def run(self) -> None:
         """In the thread: measure. no_more: no further codec will come, so what isn't ready never will be."""
         while self._jobs and not self.failed and time.monotonic() < self._ends:
+            last = self.no_more.is_set()  # asked first: the last codec may come between the two
             ready = next((job for job in self._jobs if job.ready), None)
             if ready is not None:
                 if self._measure(ready):
                     self._jobs.remove(ready)
-            elif self.no_more.wait(POLL_SECONDS):
+            elif last:
                 return
+            else:
+                self.no_more.wait(POLL_SECONDS)
 
     def _measure(self, job: Measurement) -> bool:
         """Whether there was time for it."""
