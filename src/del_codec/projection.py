@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -193,13 +194,19 @@ class ContextLayer(nn.Module):
 
 def _rotate(x: Tensor) -> Tensor:
     """Rotary position embedding (Su et al., arXiv 2104.09864) of x [..., T, C], C even."""
-    half = x.shape[-1] // 2
-    position = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
-    frequency = 1000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = position[:, None] * frequency
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    left, right = x[..., :half], x[..., half:]
+    cos, sin = (part.to(x.dtype) for part in _turns(x.shape[-2], x.shape[-1] // 2, x.device))
+    left, right = x.chunk(2, dim=-1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _turns(length: int, half: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [T, C/2] of what positions turn by; of use to training, too, whoever asked first."""
+    position = torch.arange(length, device=device, dtype=torch.float32)
+    frequency = 1000.0 ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
+    angle = position[:, None] * frequency
+    return angle.cos(), angle.sin()
 
 
 def build_decoder(config: ProjectionConfig) -> LinearDecoder | ContextDecoder:
