@@ -24,7 +24,7 @@ from benchmarks.service_loop import EVENTS, public_request, service_loop
 from benchmarks.turns import in_turns
 
 PROMPT = 64
-SLOTS = 64
+SLOTS = 256
 LOOPS = 31
 OFFLINE = "offline, one batch"
 STUB = "stub engine"
@@ -49,8 +49,10 @@ class Scale:
     offline: int
 
 
-# Seven minutes of two cores; more streams of a real model are for a GPU (benchmarks.crowd).
-FULL = Scale({1: 2, 4: 2, 16: 3, 64: 1}, 64, 1, (0.3, 0.6, 0.9, 1.2), 12, (16, 64, 256, 1024), (16, 64, 256), 2, 16)
+# Six to ten minutes of two cores.
+FULL = Scale(
+    {1: 2, 4: 2, 16: 3, 64: 1, 256: 1}, 64, 1, (0.3, 0.6, 0.9, 1.2), 12, (16, 64, 256, 1024), (16, 64, 256), 2, 16
+)
 QUICK = Scale({1: 1, 16: 1}, 16, 1, (1.0,), 8, (16, 64, 256), (8, 32), 1, 16)
 STUB_STREAMS = (1, 4, 16, 64, 256)
 
