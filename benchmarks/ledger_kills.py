@@ -34,6 +34,8 @@ from del_codec.table import LatentTable
 
 # A life lasts until so many queries were received, fewer than this, and then up to so many seconds more.
 MOST_QUERIES, LONGEST_WAIT = 3, 0.03
+# Where disks are quick a life has many queries; there is a kill for every so many all the same.
+QUERIES_A_KILL = 5
 DIM, VOCABULARY, MU = 16, 300, 5
 
 
@@ -92,7 +94,8 @@ def charged(path: Path) -> dict[str, int]:
 
 
 def run(queries: int, seed: int) -> dict[str, int]:
-    """Kill until that many queries were received: how many were, kills, and queries charged but not received.
+    """Kill until that many queries were received, in lives enough: how many were, kills, and queries charged but not
+    received.
 
     Raises RuntimeError as soon as the ledger holds less than what was received, or more than one query a kill above it.
     """
@@ -100,7 +103,7 @@ def run(queries: int, seed: int) -> dict[str, int]:
     received: dict[str, tuple[int, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite3"
-        while len(received) < queries:
+        while len(received) < queries or kills * QUERIES_A_KILL < queries:
             life = live(path, table, kills, draw)
             kills += 1
             received |= {name: (tokens, payload) for name, tokens, payload in life}
