@@ -34,7 +34,7 @@ from del_server.engine.recorded import Record, recorder_of
 from del_server.engine.sampling import Draw, take
 from del_server.engine.slots import Slots
 from del_server.engine.transformers import TransformersEngine
-from del_server.models import cache_folder, load_model
+from del_server.models import load_model
 
 # Of the card's data sheet, in bytes a second; the first name that the device's begins with counts.
 NOMINAL = {
@@ -168,7 +168,7 @@ def ways_of(model: Any, compiled: bool) -> dict[str, Record | None]:
         return {RECORDED: recorder, LAUNCHED: None} if recorder else {LAUNCHED: None}
     if recorder is None:
         raise InvalidValue("compile", True, "leave it out: that is for a model on one GPU")
-    return {COMPILED: CompiledSteps(model, recorder, cache_folder() / "compiled")}
+    return {COMPILED: CompiledSteps(model, recorder)}
 
 
 def measure(
@@ -249,15 +249,15 @@ def profiled(model: Any, batch: int, prompt: int, record: Record | None) -> str:
     return f"{PROFILED} steps of batch {batch}:\n{table}"
 
 
+def engine_of(model: Any, way: str, **options: int) -> TransformersEngine:
+    """An engine whose steps are made in that way."""
+    config = EngineConfig(**options, record_steps=way != LAUNCHED, compile_steps=way == COMPILED)
+    return TransformersEngine(model, config)
+
+
 async def engine_pace(model: Any, batch: int, prompt: int, tokens: int, way: str) -> float:
     """Tokens a second of the engine with so many streams at once, after one round that warms it up."""
-    config = EngineConfig(
-        running=batch,
-        kv_tokens=max(batch * (prompt + tokens), context_of(model)),
-        record_steps=way != LAUNCHED,
-        compile_steps=way == COMPILED,
-    )
-    engine = TransformersEngine(model, config)
+    engine = engine_of(model, way, running=batch, kv_tokens=max(batch * (prompt + tokens), context_of(model)))
     await engine.start()
     try:
         embeddings = TokenEmbedder(model)([5 + place % 100 for place in range(prompt)])
@@ -300,8 +300,7 @@ def generated(model: Any, prompt: Sequence[int]) -> list[int]:
 
 async def staggered(model: Any, prompts: Sequence[Sequence[int]], way: str) -> list[list[int]]:
     """The engine's answers, each begun when the one before has given three tokens."""
-    config = EngineConfig(kv_tokens=context_of(model), record_steps=way != LAUNCHED, compile_steps=way == COMPILED)
-    engine = TransformersEngine(model, config)
+    engine = engine_of(model, way, kv_tokens=context_of(model))
     await engine.start()
     embed = TokenEmbedder(model)
     begun = [asyncio.Event() for _ in range(len(prompts) + 1)]

@@ -123,9 +123,9 @@ async def test_layers_that_change_what_they_give_are_recorded_as_they_are(
     assert "of their range; steps go on without" in said
 
 
-def test_a_model_that_names_no_layers_is_recorded_as_it_is(model: Any, tmp_path: Path) -> None:
+def test_a_model_that_names_no_layers_is_recorded_as_it_is(model: Any) -> None:
     model._no_split_modules = None
-    _, output = CompiledSteps(model, replayed, tmp_path)(lambda: torch.ones(1))
+    _, output = CompiledSteps(model, replayed)(lambda: torch.ones(1))
     assert output.item() == 1
 
 

@@ -21,9 +21,10 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache
 from transformers.masking_utils import sdpa_mask
 
 from del_server import lora
-from del_server.engine.probing import probe
+from del_server.engine.probing import apart, probe
 from del_server.engine.recorded import Record, Replay
 from del_server.engine.siblings import siblings_of
+from del_server.models import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,12 @@ GROUPED = "del_grouped"
 class CompiledSteps:
     """Records as `record` does, with the model's layers compiled where that gives the same.
 
-    The model's weights move (see Siblings). cache: where what was compiled lies for the next process, which torch
-    unpickles, so that none but this user may write there.
+    The model's weights move (see Siblings). What was compiled lies in the cache folder for the next process: torch
+    unpickles it, so that none but this user may write there.
     """
 
-    def __init__(self, model: Any, record: Record, cache: Path) -> None:
-        keep_in(cache)
+    def __init__(self, model: Any, record: Record) -> None:
+        _keep_in(cache_folder() / "compiled")
         self._record = record
         self._share = COARSE.get(model.get_input_embeddings().weight.dtype, COARSE_ELSE)
         self._config = model.config.get_text_config(decoder=True)
@@ -69,10 +70,10 @@ class CompiledSteps:
             expected = run().clone()
             try:
                 with self._in_use():
-                    apart = _apart(run(), expected)
-                    if apart <= self._share:
+                    moved = apart(run(), expected)
+                    if moved <= self._share:
                         return self._record(run)
-                logger.warning("compiled layers move logits by %.3f of their range; steps go on without", apart)
+                logger.warning("compiled layers move logits by %.3f of their range; steps go on without", moved)
             except Exception:
                 logger.warning("the model's layers can't be compiled; steps go on without", exc_info=True)
             self._layers = []
@@ -97,7 +98,7 @@ class CompiledSteps:
                     layer.__dict__.pop("forward", None)
 
 
-def keep_in(cache: Path) -> None:
+def _keep_in(cache: Path) -> None:
     """Have torch keep what it compiles there, unless somebody chose otherwise."""
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -135,7 +136,3 @@ def _with_own_cache(compiled: Callable[..., Any], index: int) -> Callable[..., A
         return compiled(*map(own, args), **{name: own(value) for name, value in kwargs.items()})
 
     return forward
-
-
-def _apart(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / (expected.max() - expected.min()))

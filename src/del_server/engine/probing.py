@@ -71,7 +71,7 @@ def _tried(model: Any) -> tuple[LayerShape, ...] | None:
         slots.advance(row, len(prompt))
     together.append(slots.step(model, [1, 1], ids[0].device))
     share = 1e-3 if prompts[0].dtype == torch.float32 else _coarse(model, prompts, expected[0])
-    return shapes if all(_apart(*pair) <= share for pair in zip(together, expected, strict=True)) else None
+    return shapes if all(apart(*pair) <= share for pair in zip(together, expected, strict=True)) else None
 
 
 def _coarse(model: Any, prompts: list[torch.Tensor], expected: torch.Tensor) -> float:
@@ -85,8 +85,9 @@ def _coarse(model: Any, prompts: list[torch.Tensor], expected: torch.Tensor) -> 
         cache = DynamicCache(config=model.config)
         forward(model, cache, inputs_embeds=prompt[None, : len(prompt) // 2])
         halved.append(forward(model, cache, inputs_embeds=prompt[None, len(prompt) // 2 :]))
-    return min(max(5e-2, 3 * _apart(torch.stack(halved), expected)), 0.12)
+    return min(max(5e-2, 3 * apart(torch.stack(halved), expected)), 0.12)
 
 
-def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The share of their range by which logits differ at most."""
     return float((found - expected).abs().max() / (expected.max() - expected.min()))

@@ -44,7 +44,6 @@ from del_server.engine.pulse import Pulse
 from del_server.engine.recorded import recorder_of
 from del_server.engine.scoring import ScoringJob
 from del_server.engine.sequence import Outcome, Sequence
-from del_server.models import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +177,7 @@ class TransformersEngine(Engine):
                 raise InvalidValue(
                     "compile", True, "leave it out: that is for a model on one GPU whose answers share passes"
                 )
-            record = CompiledSteps(self._model, record, cache_folder() / "compiled")
+            record = CompiledSteps(self._model, record)
         if shapes is None:
             return None
         return Batches(self._model, shapes, self._prefixes, self.capacity.kv_tokens, record)
