@@ -152,6 +152,8 @@ async def _stopped_or_dead(stopping: asyncio.Event, engine: Engine) -> None:
 async def running(backend: Backend, config: ServeConfig) -> AsyncIterator[int]:
     """Serve while the context is open, on the port that it gives; closing it drains and stops everything."""
     gates, tls = gatehouse(config, backend), tls_of(config)
+    # A look at a prompt is one small operation: every call would wait until torch's other threads had their part of it.
+    share_no_threads()
     async with AsyncExitStack() as stack:
         stack.callback(backend.executor.shutdown, wait=False, cancel_futures=True)
         stack.push_async_callback(backend.engine.stop)
