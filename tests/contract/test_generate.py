@@ -291,3 +291,14 @@ async def test_text_of_a_streamed_answer_is_whole_characters(start_server: Start
         await talk.close()
         assert any(delta.token_ids and not delta.text for delta in reply.deltas)
         assert reply.text == tokenizer.decode(reply.token_ids, skip_special_tokens=True)
+
+
+async def test_the_loop_of_all_calls_waits_for_none_of_torchs_other_threads(start_server: StartServer) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        async with start_server():
+            assert torch.get_num_threads() == 1
+            assert await asyncio.to_thread(torch.get_num_threads) == 3  # as the engine's
+    finally:
+        torch.set_num_threads(before)
