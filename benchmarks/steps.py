@@ -127,7 +127,10 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     model = model_of(arguments.model, dtype, device, arguments.layers)
     report |= {"model": arguments.model, "dtype": str(dtype), "steps": []}
-    ways = ways_of(model, arguments.compile)
+    try:
+        ways = ways_of(model, arguments.compile)
+    except InvalidValue as error:
+        raise SystemExit(f"steps: {error}") from None
     for batch in arguments.batch:
         for way, record in ways.items():
             try:

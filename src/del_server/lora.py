@@ -83,6 +83,11 @@ def use(model: Any, name: str | None) -> None:
         model.set_adapter(name)
 
 
+def names(model: Any) -> list[str]:
+    """Of its adapters."""
+    return list(getattr(model, "peft_config", ()))
+
+
 def save_lora(model: Any, name: str, folder: Path) -> None:
     """Write one adapter as PEFT does: adapter_config.json and adapter_model.safetensors, in float16."""
     from peft import get_peft_model_state_dict

@@ -15,6 +15,7 @@ from test_engine_parity import engine_of, gemma3, llama, prompts, reference, tok
 from torch._dynamo.utils import counters
 
 from del_codec.errors import InvalidValue
+from del_server import lora
 from del_server.embedding_model import TokenEmbedder
 from del_server.engine.base import Sampling
 from del_server.engine.compiled import CompiledSteps
@@ -90,6 +91,22 @@ async def test_sizes_do_not_each_have_code_of_their_own(
     assert not warned(caplog)
     assert len(set(made)) > 1
     assert counters["stats"]["unique_graphs"] <= 4 < len(made)
+
+
+@pytest.mark.parametrize("adapter", [None, "one"])
+async def test_an_answer_waits_for_no_code(
+    model: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, adapter: str | None
+) -> None:
+    monkeypatch.setattr("del_server.engine.recorded.LEAST_POSITIONS", 8)
+    if adapter is not None:
+        lora.add_lora(model, adapter, 2)
+    async with engine_of(model, compile_steps=True, running=9, prefill_chunk=32) as engine:
+        made, embed = counters["stats"]["unique_graphs"], TokenEmbedder(model)
+        for count in (1, 9, 2):
+            answers = [engine.submit(embed(prompt), TWENTY, adapter) for prompt in prompts(count)]
+            await asyncio.gather(*map(tokens_of, answers))
+        assert counters["stats"]["unique_graphs"] == made > 0
+    assert not warned(caplog)
 
 
 async def test_a_size_too_many_is_recorded_as_it_is(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from del_server import lora
 from del_server.engine.probing import apart, probe
 from del_server.engine.recorded import Record, Replay
 from del_server.engine.siblings import siblings_of
+from del_server.engine.slots import LayerShape, Slots
 from del_server.models import cache_folder
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ OPTIONS: dict[str, Any] = {"combo_kernels": True, "combo_kernel_foreach_dynamic_
 # The first numbers of rows, positions and places in memory are compiled as such, then any: a few codes for each LoRA.
 MOST_COMPILED = 64
 GROUPED = "del_grouped"
+# Rows of a step, rows in memory and tokens that they hold: steps for which all code is made that any other takes. One
+# row has code of its own, and so has one beside others.
+AHEAD = ((1, 1, 5), (1, 1, 9), (2, 2, 5), (1, 2, 5))
 
 
 class CompiledSteps:
@@ -63,6 +67,21 @@ class CompiledSteps:
     def compiles(self) -> bool:
         """Whether the next steps are compiled: nothing kept the latest from it."""
         return bool(self._layers)
+
+    def ahead(self, model: Any, shapes: Sequence[LayerShape]) -> None:
+        """Compile for steps of any size, so that no answer waits for it: with each of the model's adapters, and none.
+
+        shapes: of its layers' keys and values.
+        """
+        device = model.get_input_embeddings().weight.device
+        for adapter in (None, *lora.names(model)):
+            lora.use(model, adapter)
+            for rows, held, tokens in AHEAD:
+                slots = Slots(shapes, self)
+                for row in range(held):
+                    slots.open()
+                    slots.advance(row, tokens)
+                slots.step(model, [1] * rows, device)
 
     def __call__(self, run: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         """See Record. `run` gives the same again when it is run twice."""

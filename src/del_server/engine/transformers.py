@@ -177,7 +177,8 @@ class TransformersEngine(Engine):
                 raise InvalidValue(
                     "compile", True, "leave it out: that is for a model on one GPU whose answers share passes"
                 )
-            record = CompiledSteps(self._model, record)
+            record = compiled = CompiledSteps(self._model, record)
+            compiled.ahead(self._model, shapes)
         if shapes is None:
             return None
         return Batches(self._model, shapes, self._prefixes, self.capacity.kv_tokens, record)
