@@ -59,7 +59,7 @@ def by_connected(server: ServerProcess, count: int, record: Recorder) -> None:
 
     async def connected() -> int:
         async with devices(server.address, count) as many:
-            await many.closed(partial(public_request, 1), 1)
+            await many.in_turn(partial(public_request, 1))
             return server.resident_bytes()
 
     before = server.resident_bytes()
