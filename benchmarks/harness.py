@@ -6,6 +6,7 @@ import datetime
 import importlib
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,9 +44,13 @@ def run(asked: Sequence[str], settings: Settings, folder: Path) -> Run:
     for one in sections:
         try:
             found, note = _measured(one, settings)
-        except SystemExit as failure:
-            found, note = [], f"Failed: {failure}."
-            failures.append(f"{one.group} failed: {failure}")
+        except (SystemExit, Exception) as failure:
+            why = str(failure)
+            if isinstance(failure, Exception):  # a fault: what it says is not for a report
+                traceback.print_exc()
+                why = type(failure).__name__
+            found, note = [], f"Failed: {why}."
+            failures.append(f"{one.group} failed: {why}")
         results += found
         if note:
             notes[one.group] = note

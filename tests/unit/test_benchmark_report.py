@@ -176,11 +176,16 @@ def test_the_harness_writes_all_four_files(tmp_path: Path, monkeypatch: pytest.M
 class TestOfSeveralGroups:
     @pytest.fixture(autouse=True)
     def sections(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One that fails, one that this machine refuses, and one that works."""
+        """One that fails, one that breaks, one that this machine refuses, and one that works."""
 
         @contextmanager
         def failing(settings: Settings):  # type: ignore[no-untyped-def]
             raise SystemExit("no server")
+            yield []
+
+        @contextmanager
+        def breaking(settings: Settings):  # type: ignore[no-untyped-def]
+            raise ConnectionError("/a/path of this machine")
             yield []
 
         @contextmanager
@@ -189,6 +194,7 @@ class TestOfSeveralGroups:
 
         sections = {
             "fails": Section("fails", "Fails", "", failing, (), ()),
+            "breaks": Section("breaks", "Breaks", "", breaking, (), ()),
             "refused": Section("refused", "Refused", "", failing, (), (), refused=lambda: "no root"),
             "works": Section("works", "Works", "", working, (), ()),
         }
@@ -200,11 +206,12 @@ class TestOfSeveralGroups:
         assert [each.group for each in run.results] == ["works"]
         assert "Not measured: no root." in (tmp_path / "report.html").read_text()
 
-    def test_one_that_fails_is_told_when_the_others_are_done(self, tmp_path: Path) -> None:
-        with pytest.raises(SystemExit, match="fails failed: no server"):
-            harness.run(["fails", "works"], Settings(quick=True), tmp_path)
+    @pytest.mark.parametrize(("group", "why"), [("fails", "no server"), ("breaks", "ConnectionError")])
+    def test_one_that_fails_is_told_when_the_others_are_done(self, tmp_path: Path, group: str, why: str) -> None:
+        with pytest.raises(SystemExit, match=f"{group} failed: {why}"):
+            harness.run([group, "works"], Settings(quick=True), tmp_path)
         run = Run.read(tmp_path / "results.json")
-        assert dict(run.notes) == {"fails": "Failed: no server."}
+        assert dict(run.notes) == {group: f"Failed: {why}."}
         assert [each.group for each in run.results] == ["works"]
 
     @pytest.mark.parametrize(("group", "why"), [("fails", "no server"), ("refused", "no root")])
