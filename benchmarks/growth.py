@@ -79,7 +79,7 @@ def steps(settings: Settings) -> Iterator[list[Step]]:
             *(Step(f"{n} dimensions", partial(local.by_dimension, n, scale.repeats)) for n in scale.dims),
             *(Step(f"vocabulary {n}", partial(local.by_vocabulary, n, scale.repeats)) for n in scale.vocabularies),
             *(Step(f"{n} prompts in a ledger", partial(local.by_prompts, n)) for n in scale.prompts),
-            *(Step(f"{n} devices connected", partial(served.by_connected, stub, n)) for n in scale.connected),
+            *(Step(f"{n} devices connected", partial(served.by_connected, n)) for n in scale.connected),
         ]
         loads = [
             *(Step(f"{n} streams", partial(served.by_streams, server, bench, n, scale.answer)) for n in scale.streams),

@@ -12,12 +12,13 @@ from benchmarks.batching import Bench
 from benchmarks.growth_local import BYTES, MESSAGES, TIME
 from benchmarks.load import Loaded, Request, devices
 from benchmarks.report.results import Recorder
-from benchmarks.server_process import ServerProcess
+from benchmarks.server_process import ServerProcess, started
 from benchmarks.service_loop import public_request
 from del_client import Client
 
 STREAMS, CONNECTED, TURN = "streams", "connected devices", "turn"
 THROUGHPUT, ANSWER, MEMORY, SHARED = "throughput", "time of an answer", "memory", "CPU time a token"
+SETTLED = 1024
 SERVER, STUB = "server: SmolLM2-135M", "server without a model"
 DEVICE, DOWN, SO_FAR = "device: a turn", "bytes down a token", "messages up, all turns so far"
 PROMPT = 64
@@ -54,16 +55,21 @@ def _spent(server: ServerProcess, streams: int, request: Request) -> tuple[Loade
     return loaded, (server.cpu_seconds() - before) / tokens
 
 
-def by_connected(server: ServerProcess, count: int, record: Recorder) -> None:
-    """Resident memory that a server without a model takes beyond what it had, for devices that stay after an answer."""
+def by_connected(count: int, record: Recorder) -> None:
+    """Resident memory that a server without a model takes beyond what it had, for devices that stay after an answer.
 
-    async def connected() -> int:
+    One of its own, that has answered one device SETTLED times before: meanwhile its heap gives back what loading took.
+    """
+
+    async def connected(server: ServerProcess, count: int, each: int) -> int:
         async with devices(server.address, count) as many:
-            await many.in_turn(partial(public_request, 1))
+            for _ in range(each):
+                await many.in_turn(partial(public_request, 1))
             return server.resident_bytes()
 
-    before = server.resident_bytes()
-    record.add(MEMORY, asyncio.run(connected()) - before, "B", "lower", STUB, {CONNECTED: count})
+    with started("benchmarks.stub") as server:
+        before = asyncio.run(connected(server, 1, SETTLED))
+        record.add(MEMORY, asyncio.run(connected(server, count, 1)) - before, "B", "lower", STUB, {CONNECTED: count})
 
 
 def conversation(server: ServerProcess, turns: tuple[int, ...], tokens: int, record: Recorder) -> None:
