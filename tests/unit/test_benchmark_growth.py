@@ -119,7 +119,6 @@ def test_what_takes_a_server_is_measured_on_one_without_a_model() -> None:
     with started("benchmarks.stub") as server:
         for count in (1, 8):
             served.by_streams_without_model(server, count, 16, record)
-            served.by_connected(server, count, record)
         served.conversation(server, (1, 2, 3), 4, record)
     found = {(each.name, each.way, *each.at.items()): each.median for each in record.results()}
     sent = [found[local.BYTES, local.MESSAGES, (served.TURN, turn)] for turn in (1, 2, 3)]
@@ -127,3 +126,10 @@ def test_what_takes_a_server_is_measured_on_one_without_a_model() -> None:
     assert found[local.BYTES, served.SO_FAR, (served.TURN, 3)] == sum(sent)
     assert found[served.SHARED, served.STUB, (served.STREAMS, 8)] > 0
     assert found[served.DOWN, served.DEVICE, (served.TURN, 1)] > 1
+
+
+def test_connected_devices_take_some_kilobytes_each() -> None:
+    record = Recorder("growth")
+    served.by_connected(256, record)
+    (memory,) = record.results()
+    assert 4e3 < memory.median / 256 < 4e5
