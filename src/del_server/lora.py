@@ -127,7 +127,7 @@ def load_once(model: Any, folder: Path) -> str | None:
     ArtifactError.
     """
     name = _name_of(folder)
-    if name is not None and name not in getattr(model, "peft_config", {}):
+    if name is not None and name not in names(model):
         load_lora(model, name, folder)
     return name
 
